@@ -1,0 +1,54 @@
+"""Every test runs on 8 CPU devices, with shapes checked and no silent promotion of arrays."""
+
+import os
+import pathlib
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import hypothesis
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example of a test compiles; every run tries the same examples.
+hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("reproducible")
+
+_register_dataclass = jax.tree_util.register_dataclass
+
+
+def _register_unchecked(cls, *args, **kwargs):
+    """Leaves out the shape check of a pytree's constructor.
+
+    JAX calls it with whatever a transformation puts in the place of the arrays: a row under
+    `vmap`, a shape under `eval_shape`, a sharding, a bare `object()`.
+    """
+    cls.__no_type_check__ = True
+    return _register_dataclass(cls, *args, **kwargs)
+
+
+jax.tree_util.register_dataclass = _register_unchecked
+jaxtyping.install_import_hook("prompt_tuning", "beartype.beartype")
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(0)
+
+
+@pytest.fixture
+def golden():
+    """Reads reference arrays: `golden("A/params.npz")` is a dict from name to array."""
+
+    def read(name):
+        with np.load(GOLDEN / name) as arrays:
+            return dict(arrays)
+
+    return read
