@@ -1,0 +1,63 @@
+"""Multi-head attention as in T5: unscaled scores, additive biases, no bias vectors."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from prompt_tuning.model.config import T5Config
+from prompt_tuning.model.layers import Projection, dropout
+from prompt_tuning.model.remat import keep
+
+KeysValues = tuple[Float[Array, "*L B S N H"], Float[Array, "*L B S N H"]]
+# What a decoder said before, with room for R tokens: not as long as what it attends to across.
+Past = tuple[Float[Array, "*L B R N H"], Float[Array, "*L B R N H"]]
+
+
+class Attention(nnx.Module):
+    """Attention of queries `[B T D]` over keys and values made from any `[B S D]`.
+
+    Keys and values are made apart (`keys_values`), so that a decoder can make those of the
+    encoder's output once and those of its own past incrementally.
+    """
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        # 1/sqrt(H) is folded into the query's initialiser instead of scaling the scores.
+        narrow = initializers.variance_scaling(1.0 / config.head_dim, "fan_in", "normal")
+        normal = initializers.variance_scaling(1.0, "fan_in", "normal")
+        inner = config.num_heads * config.head_dim
+        shape, axes = (config.embed_dim, inner), ("embed", "joined_kv")
+        dtype = config.param_dtype
+        self.query = Projection(shape, axes, narrow, param_dtype=dtype, rngs=rngs)
+        self.key = Projection(shape, axes, normal, param_dtype=dtype, rngs=rngs)
+        self.value = Projection(shape, axes, normal, param_dtype=dtype, rngs=rngs)
+        back, back_axes = (inner, config.embed_dim), ("joined_kv", "embed")
+        self.out = Projection(back, back_axes, normal, param_dtype=dtype, rngs=rngs)
+        self.heads = (config.num_heads, config.head_dim)
+        self.dropout_rate = config.dropout_rate
+
+    def keys_values(self, x: Float[Array, "B S D"]) -> KeysValues:
+        """Returns the keys and values of `x`, `[B S N H]` each."""
+        return self._split(keep(self.key(x), "key")), self._split(keep(self.value(x), "value"))
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        keys_values: KeysValues,
+        *biases: Float[Array, "..."],
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "B T D"]:
+        """Attends; `biases` broadcast to `[B N T S]` and are added to the float32 scores."""
+        keys, values = keys_values
+        queries = self._split(keep(self.query(x), "query"))
+        scores = jnp.einsum("BTNH,BSNH->BNTS", queries, keys, preferred_element_type=jnp.float32)
+        for bias in biases:
+            scores = scores + bias
+        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        weights = dropout(weights, self.dropout_rate, key, shared_axis=2)
+        attended = jnp.einsum("BNTS,BSNH->BTNH", weights, values)
+        return keep(self.out(attended.reshape(*x.shape[:2], -1)), "attention_out")
+
+    def _split(self, x: Float[Array, "B T I"]) -> Float[Array, "B T N H"]:
+        return x.reshape(*x.shape[:2], *self.heads)

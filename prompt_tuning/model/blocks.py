@@ -1,0 +1,137 @@
+"""Encoder and decoder blocks, and the scan over a stack of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from prompt_tuning.model.attention import Attention, KeysValues, Past
+from prompt_tuning.model.config import T5Config
+from prompt_tuning.model.layers import MLP, BaseParam, RMSNorm, dropout
+from prompt_tuning.model.remat import rematerialised
+
+
+class EncoderBlock(nnx.Module):
+    """Self-attention and MLP, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        self.pre_attention_layer_norm = _norm(config)
+        self.attention = Attention(config, rngs=rngs)
+        self.pre_mlp_layer_norm = _norm(config)
+        self.mlp = _mlp(config, rngs)
+        self.dropout_rate = config.dropout_rate
+
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        real: Bool[Array, "B S"],
+        *biases: Float[Array, "..."],
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "B S D"]:
+        keys = split(key, 4)
+        normed = zero_padding(self.pre_attention_layer_norm(x), real)
+        attended = self.attention(normed, self.attention.keys_values(normed), *biases, key=keys[0])
+        x = x + dropout(attended, self.dropout_rate, keys[1], shared_axis=1)
+        normed = zero_padding(self.pre_mlp_layer_norm(x), real)
+        return x + dropout(self.mlp(normed, key=keys[2]), self.dropout_rate, keys[3], shared_axis=1)
+
+
+class DecoderBlock(nnx.Module):
+    """Causal self-attention, attention over the encoder's output, and MLP."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        self.pre_self_attention_layer_norm = _norm(config)
+        self.self_attention = Attention(config, rngs=rngs)
+        self.pre_cross_attention_layer_norm = _norm(config)
+        self.encoder_decoder_attention = Attention(config, rngs=rngs)
+        self.pre_mlp_layer_norm = _norm(config)
+        self.mlp = _mlp(config, rngs)
+        self.dropout_rate = config.dropout_rate
+
+    def __call__(
+        self,
+        x: Float[Array, "B U D"],
+        real: Bool[Array, "B U"],
+        remember: Callable[[KeysValues], Past],
+        cross: KeysValues,
+        self_biases: tuple[Float[Array, "..."], ...],
+        cross_bias: Float[Array, "B 1 U S"],
+        *,
+        key: PRNGKeyArray | None,
+    ) -> tuple[Float[Array, "B U D"], Past]:
+        """Returns the block's output and the keys and values that its self-attention saw.
+
+        `remember` makes those of the keys and values of `x`: it returns them as they are when `x`
+        is a whole sequence, or adds them to those of the past.
+        """
+        keys = split(key, 6)
+        normed = zero_padding(self.pre_self_attention_layer_norm(x), real)
+        seen = remember(self.self_attention.keys_values(normed))
+        attended = self.self_attention(normed, seen, *self_biases, key=keys[0])
+        x = x + dropout(attended, self.dropout_rate, keys[1], shared_axis=1)
+        normed = zero_padding(self.pre_cross_attention_layer_norm(x), real)
+        attended = self.encoder_decoder_attention(normed, cross, cross_bias, key=keys[2])
+        x = x + dropout(attended, self.dropout_rate, keys[3], shared_axis=1)
+        normed = zero_padding(self.pre_mlp_layer_norm(x), real)
+        x = x + dropout(self.mlp(normed, key=keys[4]), self.dropout_rate, keys[5], shared_axis=1)
+        return x, seen
+
+
+def zero_padding(x: Float[Array, "B T D"], real: Bool[Array, "B T"]) -> Float[Array, "B T D"]:
+    """Zeroes the rows of padding, as flaxformer's logit mask does before every sub-layer."""
+    return x * real[..., None].astype(x.dtype)
+
+
+def split(key: PRNGKeyArray | None, n: int):
+    """Splits a key into `n`; no key gives no keys."""
+    return [None] * n if key is None else jax.random.split(key, n)
+
+
+def stack(block: Callable[..., nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.Module:
+    """Makes `layers` blocks as one module whose every parameter has a leading axis of layers."""
+
+    @nnx.split_rngs(splits=layers)
+    @nnx.vmap(in_axes=(0,), out_axes=0)
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        return block(rngs=rngs)
+
+    stacked = make(rngs)
+    for _, variable in nnx.to_flat_state(nnx.state(stacked, BaseParam)):
+        variable.set_metadata(axes=("layers", *variable.get_metadata("axes")))
+    return stacked
+
+
+def scan_layers(
+    body: Callable[..., tuple[Any, Any]],
+    layers: nnx.Module,
+    carry: Any,
+    xs: Any,
+    *,
+    remat: str,
+    unroll: bool,
+) -> tuple[Any, Any]:
+    """Runs `body(block, carry, x) -> (carry, y)` over stacked blocks, compiled once for all."""
+    graph, parameters = nnx.split(layers)
+
+    def step(carry, scanned):
+        parameters, x = scanned
+        return body(nnx.merge(graph, parameters), carry, x)
+
+    return jax.lax.scan(rematerialised(step, remat), carry, (parameters, xs), unroll=unroll)
+
+
+def _norm(config: T5Config) -> RMSNorm:
+    return RMSNorm(config.embed_dim, param_dtype=config.param_dtype)
+
+
+def _mlp(config: T5Config, rngs: nnx.Rngs) -> MLP:
+    return MLP(
+        config.embed_dim,
+        config.mlp_dim,
+        config.mlp_activations,
+        dropout_rate=config.dropout_rate,
+        param_dtype=config.param_dtype,
+        rngs=rngs,
+    )

@@ -1,0 +1,155 @@
+"""The shape of a T5: one frozen configuration and the table of named sizes."""
+
+import dataclasses
+
+from prompt_tuning.errors import ConfigError, nearest
+from prompt_tuning.model.layers import ACTIVATIONS
+from prompt_tuning.model.remat import remat_policy
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """Everything that decides the architecture and arithmetic of a T5.
+
+    The defaults are those of T5 1.1, which LM-adapted T5, mT5 and ByT5 share. T5 1.0 differs by
+    `mlp_activations=("relu",)` and `tied_logits=True`.
+
+    Attributes:
+        vocab_size: rows of the embedding table; at least the ids of the vocabulary.
+        embed_dim: D.
+        mlp_dim: F.
+        num_heads: N.
+        head_dim: H. N * H may differ from D (T5 1.1 small: 384 and 512).
+        encoder_layers: blocks of the encoder.
+        decoder_layers: blocks of the decoder.
+        mlp_activations: one for a plain MLP, two for a gated one.
+        tied_logits: read the logits off the embedding table, scaled by D**-0.5 (T5 1.0).
+        relative_buckets: buckets of the relative-position tables.
+        relative_max_distance: distances from here on share the last bucket.
+        dropout_rate: of every dropout site; active only when the model is given a key.
+        dtype: of activations. Norms, softmax, logits and loss are float32 whatever it is.
+        param_dtype: in which the base parameters are stored.
+        remat: name of the rematerialisation policy, see `model.remat`.
+        unroll: compile every layer on its own instead of one loop over all: compilation grows
+            with the number of layers, the step may be a little faster.
+    """
+
+    vocab_size: int
+    embed_dim: int
+    mlp_dim: int
+    num_heads: int
+    head_dim: int = 64
+    encoder_layers: int
+    decoder_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    tied_logits: bool = False
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    dropout_rate: float = 0.0
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    remat: str = "none"
+    unroll: bool = False
+
+    def __post_init__(self):
+        for field in ("dtype", "param_dtype"):
+            _check_dtype(field, getattr(self, field))
+        for name in self.mlp_activations:
+            if name not in ACTIVATIONS:
+                raise ConfigError(
+                    f"T5Config(mlp_activations={self.mlp_activations}): unknown activation "
+                    f"{name!r}, known are {sorted(ACTIVATIONS)}.{nearest(name, ACTIVATIONS)}"
+                )
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ConfigError(
+                f"T5Config(dropout_rate={self.dropout_rate}): expected a rate in [0, 1)."
+            )
+        remat_policy(self.remat)
+
+
+def _check_dtype(field: str, dtype: str) -> None:
+    if dtype in DTYPES:
+        return
+    if dtype == "float16":
+        raise ConfigError(
+            f"T5Config({field}='float16'): T5 was trained in bfloat16 and its activations exceed "
+            "the largest float16 (65504), so that losses turn into NaN from size large on. "
+            "Use 'bfloat16', which costs the same, or 'float32'."
+        )
+    raise ConfigError(
+        f"T5Config({field}={dtype!r}): expected one of {DTYPES}.{nearest(str(dtype), DTYPES)}"
+    )
+
+
+def _sizes(prefix: str, table: str, **shared) -> dict[str, dict]:
+    """Reads a table of sizes; every row is `size enc dec N H D F`."""
+    rows = (line.split() for line in table.strip().splitlines())
+    fields = ("encoder_layers", "decoder_layers", "num_heads", "head_dim", "embed_dim", "mlp_dim")
+    return {
+        f"{prefix}_{size}": dict(zip(fields, map(int, numbers), strict=True)) | shared
+        for size, *numbers in rows
+    }
+
+
+_T5_1_1 = """
+    small    8   8    6   64    512   1024
+    base    12  12   12   64    768   2048
+    large   24  24   16   64   1024   2816
+    xl      24  24   32   64   2048   5120
+    xxl     24  24   64   64   4096  10240
+"""
+_MT5_SCALED = """
+    80b     16  16  256   64   8192  65536
+"""
+_MT5_LARGEST = """
+    150b    32  32   96  128  12288  36864
+"""
+_BYT5 = """
+    small   12   4    6   64   1472   3584
+    base    18   6   12   64   1536   3968
+    large   36  12   16   64   1536   3840
+    xl      36  12   32   64   2560   6720
+    xxl     36  12   64   64   4672  12352
+"""
+_T5_1_0 = """
+    small    6   6    8   64    512   2048
+    base    12  12   12   64    768   3072
+    large   24  24   16   64   1024   4096
+    3b      24  24   32  128   1024  16384
+    11b     24  24  128  128   1024  65536
+"""
+# Ours: `tiny` runs a step in milliseconds (tests), `mini` can be pretrained on two CPU cores.
+_OURS = """
+    tiny     2   2    4    8     32     64
+    mini     4   4    4   64    256    512
+"""
+
+SIZES: dict[str, dict] = {
+    **_sizes("t5_1_1", _T5_1_1, vocab_size=32128),
+    # LM adaptation trains the same architecture for another 100,000 steps (Lester et al., §3).
+    **_sizes("t5_1_1_lm100k", _T5_1_1, vocab_size=32128),
+    **_sizes("mt5", _T5_1_1, vocab_size=250112),
+    **_sizes("mt5", _MT5_SCALED, vocab_size=250112),
+    **_sizes("mt5", _MT5_LARGEST, vocab_size=250368),
+    **_sizes("byt5", _BYT5, vocab_size=384),
+    **_sizes("t5", _T5_1_0, vocab_size=32128, mlp_activations=("relu",), tied_logits=True),
+    **_sizes("ours", _OURS, vocab_size=8192),
+}
+
+
+def t5_config(name: str, **overrides) -> T5Config:
+    """Returns the named size, with some fields replaced.
+
+    >>> t5_config("t5_1_1_small", dropout_rate=0.1).num_heads
+    6
+
+    Raises:
+        ConfigError: the name is in no table.
+    """
+    if name not in SIZES:
+        raise ConfigError(
+            f"Unknown model size {name!r}, known are {', '.join(SIZES)}.{nearest(name, SIZES)}"
+        )
+    return T5Config(**SIZES[name] | overrides)

@@ -1,0 +1,94 @@
+"""Parameters by name: the view of a model's state that checkpoints, hashes and reports share."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from prompt_tuning.errors import CheckpointError, nearest
+
+
+def named(state: nnx.State) -> dict[str, Any]:
+    """Returns the leaves of a split state by path, as in `encoder/layers/mlp/wo/kernel`.
+
+    They are arrays, or what `jax.eval_shape` and the like put in the place of arrays.
+    """
+    return {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+
+
+def axes(state: nnx.State) -> dict[str, tuple[str, ...]]:
+    """Returns the names of every parameter's dimensions."""
+    return {
+        "/".join(map(str, path)): leaf.get_metadata("axes")
+        for path, leaf in nnx.to_flat_state(state)
+    }
+
+
+def replaced(state: nnx.State, arrays: Mapping[str, jax.Array | np.ndarray]) -> nnx.State:
+    """Returns the state with every array replaced by the one of the same name.
+
+    NNX's own `update` accepts wrong shapes, wrong dtypes and unknown names in silence.
+
+    Raises:
+        CheckpointError: a name is missing or left over, or a shape differs.
+    """
+    flat = list(nnx.to_flat_state(state))
+    check_names(
+        found=arrays, wanted=["/".join(map(str, path)) for path, _ in flat], where="the parameters"
+    )
+    new = []
+    for path, leaf in flat:
+        name = "/".join(map(str, path))
+        array = arrays[name]
+        if array.shape != leaf.shape:
+            raise CheckpointError(
+                f"Parameter {name!r} has shape {tuple(array.shape)}, the model needs "
+                f"{tuple(leaf.shape)}. Choose the checkpoint of this model size, or the size of "
+                "this checkpoint."
+            )
+        new.append((path, leaf.replace(jax.numpy.asarray(array, leaf.dtype))))
+    return nnx.from_flat_state(new)
+
+
+def check_names(*, found: Iterable[str], wanted: Iterable[str], where: str) -> None:
+    """Raises `CheckpointError` naming what is missing or left over, with the nearest names."""
+    found, wanted = set(found), set(wanted)
+    missing, surplus = sorted(wanted - found), sorted(found - wanted)
+    if not missing and not surplus:
+        return
+    lines = [f"missing {name!r}.{nearest(name, surplus)}" for name in missing[:5]]
+    lines += [f"left over {name!r}.{nearest(name, missing)}" for name in surplus[:5]]
+    raise CheckpointError(
+        f"The names in {where} do not match the model: {len(missing)} missing, "
+        f"{len(surplus)} left over.\n  " + "\n  ".join(lines)
+    )
+
+
+def fingerprint(arrays: Mapping[str, jax.Array | np.ndarray]) -> str:
+    """Returns the SHA-256 of all names, shapes, dtypes and bytes, wherever the arrays lie."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def count(state: nnx.State) -> int:
+    """Returns the number of scalars."""
+    return sum(array.size for array in named(state).values())
+
+
+def table(state: nnx.State) -> str:
+    """Returns one line for every parameter and the total, as in t5x's `model-info.txt`."""
+    lines = []
+    for path, leaf in nnx.to_flat_state(state):
+        shape = ", ".join(
+            f"{axis}={size}"
+            for axis, size in zip(leaf.get_metadata("axes"), leaf.shape, strict=True)
+        )
+        name = "/".join(map(str, path))
+        lines.append(f"Variable {name:<70} size {leaf.size:<12} shape ({shape})")
+    return "\n".join([*lines, f"Total number of parameters: {count(state)}", ""])

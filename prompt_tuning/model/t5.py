@@ -1,0 +1,323 @@
+"""T5: an encoder, a decoder, one embedding table, and a place for a prompt."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import initializers
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
+
+from prompt_tuning.batch import PAD, Batch, shift_right
+from prompt_tuning.model.attention import KeysValues, Past
+from prompt_tuning.model.blocks import (
+    DecoderBlock,
+    EncoderBlock,
+    scan_layers,
+    split,
+    stack,
+    zero_padding,
+)
+from prompt_tuning.model.config import T5Config
+from prompt_tuning.model.layers import (
+    BaseParam,
+    Projection,
+    RelativePositions,
+    RMSNorm,
+    dropout,
+    mask_bias,
+)
+
+
+class Encoded(NamedTuple):
+    """What the encoder hands to the decoder: hidden states, and which of them are real."""
+
+    hidden: Float[Array, "B S D"]
+    real: Bool[Array, "B S"]
+
+
+class T5(nnx.Module):
+    """A T5 of any family, with or without a prompt in front of the encoder's input.
+
+    `prompt` makes the module that extends the embedded input; it is called with `embed_dim` and
+    `rngs`. Parameter names are t5x's, with all layers of a stack in one array.
+
+    >>> model = T5(t5_config("ours_tiny"), rngs=nnx.Rngs(0))
+    >>> logits = model(batch)  # [B U V] float32
+    """
+
+    def __init__(
+        self,
+        config: T5Config,
+        *,
+        prompt: Callable[..., nnx.Module] | None = None,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.token_embedder = Embedding(config, rngs=rngs)
+        self.encoder = Encoder(config, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+        # Made last, so that a base drawn from the same seed is the same with and without a prompt.
+        self.encoder.prompt = (
+            None if prompt is None else prompt(embed_dim=config.embed_dim, rngs=rngs)
+        )
+
+    def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Float[Array, "B U V"]:
+        """Returns float32 logits for every target token; with a key, dropout is active."""
+        keys = split(key, 2)
+        encoded = self.encode(jnp.asarray(batch.inputs), key=keys[0])
+        return self.decode(encoded, jnp.asarray(batch.targets), key=keys[1])
+
+    def encode(self, inputs: Int[Array, "B T"], *, key: PRNGKeyArray | None = None) -> Encoded:
+        """Encodes the input, prompt included: S is P + T."""
+        return self.encoder(self.token_embedder(inputs), inputs, key=key)
+
+    def decode(
+        self,
+        encoded: Encoded,
+        targets: Int[Array, "B U"],
+        *,
+        cross: KeysValues | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B U V"]:
+        """Scores `targets` given the encoded input (teacher forcing).
+
+        `cross` are the decoder's keys and values over the encoded input, if already made.
+        """
+        inputs = shift_right(targets)
+        hidden = self.decoder(self.token_embedder(inputs), inputs, targets, encoded, cross, key=key)
+        return self._logits(hidden)
+
+    def cross_keys_values(self, encoded: Encoded) -> KeysValues:
+        """Returns every decoder layer's keys and values over the input, `[L B S N H]` each."""
+        return self.decoder.cross_keys_values(encoded.hidden)
+
+    def empty_past(self, batch: int, length: int) -> Past:
+        """Returns room for the decoder's own keys and values of `length` tokens."""
+        config = self.config
+        shape = (config.decoder_layers, batch, length, config.num_heads, config.head_dim)
+        return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
+
+    def decode_next(
+        self,
+        token: Int[Array, " B"],
+        position: Int[Array, ""],
+        past: Past,
+        cross: KeysValues,
+        real: Bool[Array, "B S"],
+    ) -> tuple[Float[Array, "B V"], Past]:
+        """Continues each row by one position.
+
+        Args:
+            token: the token before `position` (0 at the start).
+            position: index of the token to predict; the same for every row.
+            past: keys and values of the earlier positions, see `empty_past`.
+            cross: see `cross_keys_values`.
+            real: which encoded positions may be attended to.
+
+        Returns:
+            Float32 logits of the token at `position`, and the past extended by one.
+        """
+        embedded = self.token_embedder(token[:, None])
+        hidden, past = self.decoder.step(embedded, position, past, cross, real)
+        return self._logits(hidden)[:, 0], past
+
+    def _logits(self, hidden: Float[Array, "B U D"]) -> Float[Array, "B U V"]:
+        if self.config.tied_logits:
+            return self.token_embedder.logits(hidden)
+        return self.decoder.logits_dense(hidden.astype(jnp.float32))
+
+
+class Embedding(nnx.Module):
+    """The token table, shared by encoder and decoder; not scaled."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        shape = (config.vocab_size, config.embed_dim)
+        table = initializers.normal(1.0)(rngs.params(), shape, jnp.dtype(config.param_dtype))
+        self.embedding = BaseParam(table, axes=("vocab", "embed"))
+        self.dtype = config.dtype
+
+    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        return jnp.take(self.embedding[...], tokens, axis=0).astype(self.dtype)
+
+    def logits(self, hidden: Float[Array, "B U D"]) -> Float[Array, "B U V"]:
+        """Compares with every embedding, scaled as in T5 1.0."""
+        table = self.embedding[...].astype(jnp.float32)
+        scaled = hidden.astype(jnp.float32) / jnp.sqrt(jnp.float32(table.shape[1]))
+        return jnp.einsum("BUD,VD->BUV", scaled, table)
+
+
+class Encoder(nnx.Module):
+    """The stack that reads prompt and input, every position seeing every other."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        self.config = config
+        self.relpos_bias = _relative_positions(config, bidirectional=True, rngs=rngs)
+        self.layers = stack(
+            lambda rngs: EncoderBlock(config, rngs=rngs), config.encoder_layers, rngs
+        )
+        self.encoder_norm = RMSNorm(config.embed_dim, param_dtype=config.param_dtype)
+        self.prompt: nnx.Module | None = nnx.data(None)
+
+    def __call__(
+        self,
+        embedded: Float[Array, "B T D"],
+        tokens: Int[Array, "B T"],
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Encoded:
+        config = self.config
+        real = tokens != PAD
+        if self.prompt is not None:
+            embedded, real = self.prompt(embedded, tokens)
+        keys = split(key, 3)
+        # The original drops out after the prompt is in place, so prompts see dropout as well.
+        x = dropout(embedded, config.dropout_rate, keys[0], shared_axis=1)
+        length = x.shape[1]
+        biases = (self.relpos_bias(length, length), mask_bias(real, real))
+
+        def body(block: EncoderBlock, x, key):
+            return block(x, real, *biases, key=key), None
+
+        layer_keys = _layer_keys(keys[1], config.encoder_layers)
+        x, _ = scan_layers(
+            body, self.layers, x, layer_keys, remat=config.remat, unroll=config.unroll
+        )
+        x = dropout(self.encoder_norm(x), config.dropout_rate, keys[2], shared_axis=1)
+        return Encoded(zero_padding(x, real), real)
+
+
+class Decoder(nnx.Module):
+    """The stack that predicts the target from what was said before and the encoded input."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        self.config = config
+        self.relpos_bias = _relative_positions(config, bidirectional=False, rngs=rngs)
+        self.layers = stack(
+            lambda rngs: DecoderBlock(config, rngs=rngs), config.decoder_layers, rngs
+        )
+        self.decoder_norm = RMSNorm(config.embed_dim, param_dtype=config.param_dtype)
+        if not config.tied_logits:
+            init = initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+            shape, axes = (config.embed_dim, config.vocab_size), ("embed", "vocab")
+            self.logits_dense = Projection(
+                shape, axes, init, param_dtype=config.param_dtype, rngs=rngs
+            )
+
+    def __call__(
+        self,
+        embedded: Float[Array, "B U D"],
+        inputs: Int[Array, "B U"],
+        targets: Int[Array, "B U"],
+        encoded: Encoded,
+        cross: KeysValues | None,
+        *,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "B U D"]:
+        config = self.config
+        keys = split(key, 3)
+        x = dropout(embedded, config.dropout_rate, keys[0], shared_axis=1)
+        length = x.shape[1]
+        spoken = targets != PAD
+        self_biases = (
+            self.relpos_bias(length, length),
+            mask_bias(spoken, spoken, causal=True),
+        )
+        cross_bias = mask_bias(spoken, encoded.real)
+        real = _decoder_positions(inputs)
+
+        def body(block: DecoderBlock, x, scanned):
+            key, cross = scanned
+            if cross is None:
+                cross = block.encoder_decoder_attention.keys_values(encoded.hidden)
+            x, _ = block(x, real, lambda own: own, cross, self_biases, cross_bias, key=key)
+            return x, None
+
+        layer_keys = _layer_keys(keys[1], config.decoder_layers)
+        x, _ = scan_layers(
+            body, self.layers, x, (layer_keys, cross), remat=config.remat, unroll=config.unroll
+        )
+        x = dropout(self.decoder_norm(x), config.dropout_rate, keys[2], shared_axis=1)
+        return zero_padding(x, real)
+
+    def cross_keys_values(self, hidden: Float[Array, "B S D"]) -> KeysValues:
+        """Returns the keys and values of all layers over the encoder's output."""
+
+        def body(block: DecoderBlock, carry, _):
+            return carry, block.encoder_decoder_attention.keys_values(hidden)
+
+        unroll = self.config.unroll
+        return scan_layers(body, self.layers, (), None, remat="none", unroll=unroll)[1]
+
+    def step(
+        self,
+        embedded: Float[Array, "B 1 D"],
+        position: Int[Array, ""],
+        past: Past,
+        cross: KeysValues,
+        encoded_real: Bool[Array, "B S"],
+    ) -> tuple[Float[Array, "B 1 D"], Past]:
+        """Runs one position against the past; see `T5.decode_next`."""
+        batch, length = past[0].shape[1:3]
+        table = self.relpos_bias(length, length)
+        seen = jnp.arange(length) <= position
+        here = jnp.ones((batch, 1), bool)
+        self_biases = (
+            jax.lax.dynamic_slice_in_dim(table, position, 1, axis=2),
+            mask_bias(here, jnp.broadcast_to(seen, (batch, length))),
+        )
+        cross_bias = mask_bias(here, encoded_real)
+
+        def body(block: DecoderBlock, x, scanned):
+            past, cross = scanned
+
+            def remember(own: KeysValues) -> Past:
+                return _write(past[0], own[0], position), _write(past[1], own[1], position)
+
+            return block(x, here, remember, cross, self_biases, cross_bias, key=None)
+
+        x, past = scan_layers(
+            body,
+            self.layers,
+            embedded,
+            (past, cross),
+            remat="none",
+            unroll=self.config.unroll,
+        )
+        return self.decoder_norm(x), past
+
+
+def _decoder_positions(inputs: Int[Array, "B U"]) -> Bool[Array, "B U"]:
+    """Which decoder positions are real, judged by the inputs.
+
+    The first input is 0, the same id as padding, and so may be a token in the middle; a position
+    counts when it or its successor holds a token, and the first always does.
+    """
+    token = inputs != PAD
+    followed = jnp.pad(token[:, 1:], ((0, 0), (0, 1)))
+    first = jnp.arange(inputs.shape[1])[None] == 0
+    return token | followed | first
+
+
+def _write(
+    past: Float[Array, "B R N H"], new: Float[Array, "B 1 N H"], position: Int[Array, ""]
+) -> Float[Array, "B R N H"]:
+    return jax.lax.dynamic_update_slice_in_dim(past, new, position, axis=1)
+
+
+def _layer_keys(key: PRNGKeyArray | None, layers: int) -> Key[Array, " L"] | None:
+    return None if key is None else jax.random.split(key, layers)
+
+
+def _relative_positions(
+    config: T5Config, *, bidirectional: bool, rngs: nnx.Rngs
+) -> RelativePositions:
+    return RelativePositions(
+        config.num_heads,
+        config.relative_buckets,
+        config.relative_max_distance,
+        bidirectional=bidirectional,
+        param_dtype=config.param_dtype,
+        rngs=rngs,
+    )
