@@ -1,0 +1,45 @@
+"""What changes during a run, and how a model is split into that and the rest."""
+
+from typing import Any, NamedTuple
+
+from flax import nnx
+
+from prompt_tuning.errors import ConfigError
+from prompt_tuning.training.optimizer import Optimizer
+
+
+class RunState(NamedTuple):
+    """Everything that a step changes: about three times the bytes of a prompt.
+
+    `step` is the global step: the number of updates behind these parameters, those of the base
+    model included.
+    """
+
+    trainable: nnx.State
+    opt_state: Any
+    step: int
+
+
+def split_model(
+    model: nnx.Module, trainable: type[nnx.Variable]
+) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Splits a model by the type of variable to train: `PromptParam` or `BaseParam`.
+
+    Returns the graph, the trainable state and the frozen state. Gradient, optimizer state, donation
+    and checkpoint all follow from this split.
+
+    Raises:
+        ConfigError: the model has no variable of that type.
+    """
+    graph, chosen, frozen = nnx.split(model, trainable, ...)
+    if not nnx.to_flat_state(chosen):
+        raise ConfigError(
+            f"There is nothing to train: the model has no {trainable.__name__}. Give the model a "
+            "`prompt` (T5.prompt), or train BaseParam for model tuning."
+        )
+    return graph, chosen, frozen
+
+
+def start(trainable: nnx.State, optimizer: Optimizer, *, step: int) -> RunState:
+    """Returns the state before the first update, over a base that stands at the global `step`."""
+    return RunState(trainable, optimizer.init(trainable, step=step), step)
