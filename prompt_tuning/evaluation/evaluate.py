@@ -1,0 +1,146 @@
+"""Evaluation of a split: teacher forced (what the model was trained for) and decoded."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from flax import nnx
+
+from prompt_tuning.data.batches import Buckets, OnePassBatches, buckets_up_to
+from prompt_tuning.data.examples import Example
+from prompt_tuning.decoding.generate import make_generate
+from prompt_tuning.losses import Loss
+from prompt_tuning.training.metrics import finish
+from prompt_tuning.training.step import make_eval_step
+from prompt_tuning.vocabulary import Vocabulary
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """A split whose task judges decoded answers, as `data.seqio_tasks.TaskSplit` does."""
+
+    examples: Sequence[Example]
+
+    def metrics(self, texts: Sequence[str]) -> Mapping[str, Any]: ...
+
+    def record(self, index: int) -> Mapping[str, Any]: ...
+
+
+class Result(NamedTuple):
+    """The metrics of one evaluation and, if answers were decoded, one row for each example."""
+
+    metrics: dict[str, float]
+    rows: list[dict[str, Any]]
+
+
+Evaluate = Callable[[nnx.State, nnx.State], Result]
+
+
+@runtime_checkable
+class Evaluation(Protocol):
+    """What `train` evaluates now and then: it is prepared once and then called."""
+
+    name: str
+    folder: str
+
+    def prepare(self, graph: nnx.GraphDef) -> Evaluate: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherForced:
+    """Loss and token accuracy on the right answers, without dropout (t5x `train_eval`).
+
+    Attributes:
+        name: the task.
+        examples: of the split.
+        batch_size: rows of a batch.
+        steps: stop after this many batches; None reads the whole split.
+        loss: as in training.
+    """
+
+    name: str
+    examples: Sequence[Example]
+    batch_size: int
+    steps: int | None = None
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    folder: str = dataclasses.field(default="training_eval", init=False)
+
+    def prepare(self, graph: nnx.GraphDef) -> Evaluate:
+        """Returns the evaluation of a pair of trainable and frozen state."""
+        source = one_pass(self.examples, self.batch_size)
+        step = make_eval_step(graph, loss=self.loss)
+
+        def evaluate(trainable: nnx.State, frozen: nnx.State) -> Result:
+            batches = itertools.islice(source.batches(), self.steps)
+            sums = jax.device_get([step(trainable, frozen, batch) for batch in batches])
+            total = {name: sum(float(one[name]) for one in sums) for name in sums[0]}
+            return Result(finish(total | {"steps": float(len(sums))}), [])
+
+        return evaluate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """Answers decoded greedily and judged by the task's own metrics (t5x `infer_eval`).
+
+    Attributes:
+        name: the task.
+        split: its examples and its judgement.
+        vocabulary: turns tokens into the text that is judged.
+        batch_size: rows of a batch.
+    """
+
+    name: str
+    split: Judged
+    vocabulary: Vocabulary
+    batch_size: int
+    folder: str = dataclasses.field(default="inference_eval", init=False)
+
+    def prepare(self, graph: nnx.GraphDef) -> Evaluate:
+        """Returns the evaluation of a pair of trainable and frozen state."""
+        source = one_pass(self.split.examples, self.batch_size)
+        # As in t5x, no answer is longer than the longest right one.
+        length = max(len(example.targets) for example in self.split.examples)
+        generate = make_generate(graph, length=length, eos_id=self.vocabulary.eos_id)
+
+        def evaluate(trainable: nnx.State, frozen: nnx.State) -> Result:
+            answers: list[np.ndarray] = []
+            for step, batch in enumerate(source.batches()):
+                tokens = np.asarray(generate(trainable, frozen, batch.inputs))
+                answers.extend(tokens[: source.rows(step)])
+            texts = [self.vocabulary.decode(tokens) for tokens in answers]
+            metrics = {name: float(x) for name, x in self.split.metrics(texts).items()}
+            return Result(metrics, [self._row(index, text) for index, text in enumerate(texts)])
+
+        return evaluate
+
+    def _row(self, index: int, text: str) -> dict[str, Any]:
+        record = self.split.record(index)
+        return {
+            "input": {name: _plain(value) for name, value in record.items()},
+            "prediction": text,
+        }
+
+
+def one_pass(examples: Sequence[Example], batch_size: int) -> OnePassBatches:
+    """Returns the batches of a split, in buckets that end at its longest example."""
+    return OnePassBatches(
+        examples=examples,
+        batch_size=batch_size,
+        inputs=_buckets(len(example.inputs) for example in examples),
+        targets=_buckets(len(example.targets) for example in examples),
+    )
+
+
+def _buckets(lengths) -> Buckets:
+    return buckets_up_to(max(lengths))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a feature."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
