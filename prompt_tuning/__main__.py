@@ -1,0 +1,121 @@
+"""`python -m prompt_tuning COMMAND`, installed as `prompt-tuning COMMAND`.
+
+Only the module of the chosen command is imported, and only after its flags are understood: help and
+a misspelt flag answer without JAX, TensorFlow or gin.
+"""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import prompt_tuning
+from prompt_tuning.cli import arguments
+from prompt_tuning.errors import ConfigError, PromptTuningError, nearest
+
+OUT_OF_MEMORY = 6
+INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command:
+    """One row of the table of commands.
+
+    `module` has a function `run(arguments) -> int`, which returns the exit code; `parse` makes its
+    `arguments` from the flags and needs nothing heavy.
+    """
+
+    module: str
+    about: str
+    parse: Callable[..., Any] = arguments.parse_run
+
+
+COMMANDS = {
+    "train": Command(
+        module="prompt_tuning.cli.train",
+        about="Trains a prompt in front of a frozen model; resumes where it was stopped.",
+    ),
+    "pretrain": Command(
+        module="prompt_tuning.cli.pretrain",
+        about="Trains all weights of a T5 on text: a base model to tune prompts for.",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    A fault that the user can mend becomes one message and the exit code of its class
+    (`prompt_tuning.errors`); anything else is ours and keeps its traceback.
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except PromptTuningError as error:
+        print(f"error: {_without_gin_trail(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        # XLA goes on for pages with a table of its buffers.
+        problem = _without_gin_trail(error).partition("\n")[0]
+        print(
+            f"error: out of memory: {problem or 'the host has none left'}\n"
+            "Use more microbatches (same result), shorter TASK_FEATURE_LENGTHS, a remat policy "
+            "that keeps less, or a smaller BATCH_SIZE.",
+            file=sys.stderr,
+        )
+        return OUT_OF_MEMORY
+
+
+def _dispatch(argv: list[str]) -> int:
+    first = argv[0] if argv else ""
+    if first in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if first == "--version":
+        print(f"prompt-tuning {prompt_tuning.__version__}")
+        return 0
+    if first not in COMMANDS:
+        problem = f"There is no command {first!r}.{nearest(first, COMMANDS)}"
+        raise ConfigError(
+            f"{problem if first else 'No command was given.'} "
+            f"Usage: prompt-tuning COMMAND [flags], where COMMAND is one of {', '.join(COMMANDS)}."
+        )
+    command = COMMANDS[first]
+    try:
+        parsed = command.parse(f"prompt-tuning {first}", command.about, argv[1:])
+    except SystemExit as done:  # argparse leaves this way after it has printed the help
+        return int(done.code or 0)
+    return importlib.import_module(command.module).run(parsed)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: prompt-tuning COMMAND [flags]",
+            "",
+            *rows,
+            "",
+            "`prompt-tuning COMMAND --help` lists the flags of a command.",
+        ]
+    )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # XLA's error is a RuntimeError with this status in its text, from the compiler as from a step.
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _without_gin_trail(error: Exception) -> str:
+    """The message without the "In call to configurable" lines that gin appends on its way up."""
+    return str(error).partition("\n  In call to configurable ")[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

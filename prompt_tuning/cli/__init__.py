@@ -1,0 +1,1 @@
+"""The command line and gin: one thin module per command, everything below it is plain Python."""

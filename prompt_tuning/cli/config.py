@@ -1,0 +1,192 @@
+"""The gin layer: from `--gin_file` and `--gin.NAME=VALUE` to a configured function.
+
+    config.parse(arguments)
+    config.call(train, dry_run=arguments.dry_run)
+
+Files are found in the current folder, then in `--gin_search_paths`, then in this package's own gin
+folder, and so are their includes. Our files begin with `from __gin__ import dynamic_registration`:
+any function or class of an imported module can be bound or referenced, nothing is decorated, and a
+direct call from Python is unaffected. A binding of the command line may use every name that some
+file has registered or imported; the last parts of a name are enough when they are unambiguous, as
+in `--gin.train.seed=1`.
+
+What gin would let pass, or report one at a time and without a place, is checked here: every setting
+without a value, every macro that nothing reads, and every argument that a call would miss.
+
+gin keeps its state in module globals, so a process has one configuration; `clear` empties it.
+"""
+
+import pathlib
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import gin
+from gin import config as gin_config
+from gin.config_parser import BindingStatement
+
+import prompt_tuning
+from prompt_tuning.cli import gin_binder, gin_reader
+from prompt_tuning.cli.arguments import RunArguments, gin_flag
+from prompt_tuning.cli.gin_reader import Macro, Source, binding_name, macros_in, place
+from prompt_tuning.errors import ConfigError, nearest
+
+REQUIRED = "gin.REQUIRED"
+
+
+def gin_root() -> pathlib.Path:
+    """Returns the folder of the gin files that come with this package.
+
+    It is inside the package in a wheel and beside it in a checkout; `importlib.resources` finds it
+    only in the former.
+    """
+    package = pathlib.Path(prompt_tuning.__file__).parent
+    installed = package / "gin"
+    return installed if installed.is_dir() else package.parent / "gin"
+
+
+def parse(arguments: RunArguments) -> None:
+    """Reads, checks and executes the configuration of a command, in place of any earlier one.
+
+    Raises:
+        ConfigError: An unknown file, name or parameter, a value that is not gin, a setting without
+            a value, or a macro that nothing reads.
+    """
+    clear()
+    if not arguments.gin_file:
+        runs = sorted(f"runs/{file.name}" for file in (gin_root() / "runs").glob("*.gin"))
+        raise ConfigError(
+            f"No --gin_file was given. Name your own, or one of this package: {', '.join(runs)}."
+        )
+    search_paths = [".", *arguments.gin_search_paths, str(gin_root())]
+    files = [gin_reader.read_file(name, search_paths) for name in arguments.gin_file]
+    bindings = gin_reader.read_bindings(arguments.gin_bindings, search_paths)
+
+    _check_macros([*files, bindings])
+
+    gin_binder.bind(files, bindings)
+    try:
+        gin.finalize()
+    except ValueError as error:
+        raise ConfigError(str(error).partition(" in config string")[0]) from error
+    # Task modules written for the original decorate their functions with gin when a task is first
+    # needed, which a locked configuration forbids.
+    gin_config._set_config_is_locked(False)
+
+
+def call(function: Callable[..., Any], **given: Any) -> Any:
+    """Calls `function` with the arguments its gin bindings give it; `given` has precedence.
+
+    Raises:
+        ConfigError: No gin file mentions `function`, or it, or a function that gin calls for one of
+            its arguments, misses arguments; all of them are listed.
+    """
+    configurable = gin_config._inverse_lookup(function)
+    name = f"{function.__module__}.{function.__qualname__}"
+    if configurable is None:
+        raise ConfigError(
+            f"None of the gin files configures `{name}`, which this command runs. "
+            "Add the file that does, for example one of this package's runs/ files."
+        )
+    missing = dict.fromkeys(_missing_arguments(configurable, [], given, above=()))
+    if missing:
+        lines = [f"  {name} = ..." for name in missing]
+        raise ConfigError("\n".join(["Arguments without a value:", *lines]))
+    return gin.get_configurable(function)(**given)
+
+
+def operative_config() -> str:
+    """Returns the bindings and defaults of all that gin has called so far, as a gin file.
+
+    Write it when everything is built: what is called later is not in it.
+    """
+    return gin.operative_config_str()
+
+
+def clear() -> None:
+    """Forgets the configuration and the names that its files gave to functions and classes.
+
+    gin would keep the names, and the short names of the next command line could mean them.
+    """
+    gin.clear_config()
+    for selector, configurable in list(gin_config._REGISTRY.items()):
+        if configurable.import_source:  # registered by a gin file, not by a decorator
+            gin_config._REGISTRY.pop(selector)
+            del gin_config._INVERSE_REGISTRY[configurable.wrapped]
+
+
+def _check_macros(sources: Iterable[Source]) -> None:
+    """Checks that each macro that is read has a value, and that each macro given is read.
+
+    A macro set by this package's own files is never too much: models/ and runs/ are combined
+    freely, and not every run reads everything that a model sets.
+    """
+    statements = [statement for source in sources for statement in source.walk()]
+    bindings = [one for one in statements if isinstance(one, BindingStatement)]
+    # Nothing is imported yet, so two spellings of one parameter are told by their last parts.
+    last = {(one.scope, one.selector.split(".")[-1], one.arg_name): one for one in bindings}
+    given = {binding_name(one): one for one in last.values() if not one.arg_name}
+
+    known = {macro.name for binding in bindings for macro in macros_in(binding.value)}
+    known |= {binding_name(binding) for binding in bindings if _is_ours(binding)}
+    unread = [
+        f"{place(binding)}: nothing reads the macro {name}.{nearest(name, known)}"
+        for name, binding in given.items()
+        if name not in known
+    ]
+    if unread:
+        raise ConfigError("\n".join(unread))
+
+    without_value = {
+        name: f"  {name} ({place(binding)}): {gin_flag(name, _example(binding))}"
+        for name, binding in given.items()
+        if Macro(REQUIRED) in macros_in(binding.value)
+    }
+    never_set = {
+        macro.name: f"  {macro.name} (read at {place(binding)}): {gin_flag(macro.name, 'VALUE')}"
+        f"{nearest(macro.name, given)}"
+        for binding in last.values()
+        for macro in macros_in(binding.value)
+        if macro.name not in given and not macro.is_constant
+    }
+    if without_value or never_set:
+        lines = [*without_value.values(), *never_set.values()]
+        raise ConfigError("\n".join(["Required settings without a value:", *lines]))
+
+
+def _is_ours(binding: BindingStatement) -> bool:
+    file = binding.location.filename
+    return bool(file) and pathlib.Path(file).resolve().is_relative_to(gin_root().resolve())
+
+
+def _example(binding: BindingStatement) -> str:
+    """What the comment of a required setting proposes: `NAME = %gin.REQUIRED  # e.g. VALUE`."""
+    example = re.search(r"#\s*e\.g\.\s+(.+)", binding.location.line_content)
+    return example[1].strip() if example else "VALUE"
+
+
+def _missing_arguments(
+    configurable: gin_config.Configurable,
+    scopes: Sequence[str],
+    given: Collection[str],
+    above: tuple[Any, ...],
+) -> Iterator[str]:
+    """Yields `function.argument` for each argument without a value.
+
+    Follows the references that gin calls (`@function()` and macros), which get nothing but their
+    bindings; what `@function` misses is its caller's to give.
+    """
+    here = (configurable.selector, tuple(scopes))
+    if here in above:
+        raise ConfigError(f"{gin_binder.spelling(configurable, scopes)} is defined by itself.")
+    bound = gin_config._get_bindings(configurable.selector, scope_components=scopes)
+    for parameter in gin_binder.parameters(configurable.wrapped):
+        by_name = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        has_value = parameter.default is not parameter.empty or parameter.name in {*bound, *given}
+        if by_name and not has_value:
+            yield f"{gin_binder.spelling(configurable, scopes)}.{parameter.name}"
+    for reference in gin_config.iterate_references(bound):
+        if reference.evaluate:
+            yield from _missing_arguments(
+                reference.configurable, reference.scopes or scopes, (), (*above, here)
+            )

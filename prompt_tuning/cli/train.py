@@ -1,0 +1,280 @@
+"""`prompt-tuning train`: builds what the configuration names and runs the loop."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from prompt_tuning.batch import Batch
+from prompt_tuning.checkpoints import prompt_file
+from prompt_tuning.checkpoints.run import BaseCheckpoint, RunCheckpoints
+from prompt_tuning.cli import config
+from prompt_tuning.cli.arguments import RunArguments
+from prompt_tuning.data.batches import prefetch
+from prompt_tuning.errors import ConfigError, nearest
+from prompt_tuning.evaluation.evaluate import Evaluation
+from prompt_tuning.losses import Loss
+from prompt_tuning.model import T5, BaseParam, parameters
+from prompt_tuning.prompts import PromptParam
+from prompt_tuning.training import loop
+from prompt_tuning.training.metrics import Console, JsonLines, TensorBoard, Writers
+from prompt_tuning.training.optimizer import Optimizer
+from prompt_tuning.training.state import RunState, split_model, start
+from prompt_tuning.training.step import make_train_step
+
+TRAINABLE = {"prompt": PromptParam, "model": BaseParam}
+
+log = logging.getLogger("prompt_tuning")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where batches come from: any object that can begin at any step of a run."""
+
+    def batches(self, start_step: int) -> Iterator[Batch]: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Saving:
+    """How often to save and how many checkpoints to keep; numpy prompts are all kept."""
+
+    period: int = 1000
+    keep: int | None = 1
+
+
+def run(arguments: RunArguments) -> int:
+    """Trains as the gin files and bindings say; returns the exit code."""
+    start_logging()
+    config.parse(arguments)
+    config.call(train, dry_run=arguments.dry_run)
+    return 0
+
+
+def train(
+    *,
+    model_dir: str,
+    model: Callable[..., T5],
+    train_data: Source,
+    optimizer: Optimizer,
+    total_steps: int | None = None,
+    relative_steps: int | None = None,
+    trainable: str = "prompt",
+    prompt: Callable[..., nnx.Module] | None = None,
+    initial_checkpoint: str | None = None,
+    loss: Loss | None = None,
+    microbatches: int = 1,
+    evaluations: Sequence[Evaluation] = (),
+    eval_period: int = 1000,
+    run_eval_before_training: bool = False,
+    saving: Saving | None = None,
+    stats_period: int = 100,
+    random_seed: int = 0,
+    dry_run: bool = False,
+) -> RunState | None:
+    """Trains a prompt, or a whole model, and resumes where an earlier call was stopped.
+
+    Args:
+        model_dir: where everything goes (MODEL_DIR).
+        model: makes the base model; called with `rngs`.
+        train_data: batches of the run's steps, counted from 0.
+        optimizer: see `training.optimizer`.
+        total_steps: the global step to end at, the base's own steps included (TRAIN_STEPS, t5x).
+        relative_steps: instead, how many steps to train (TRAIN_STEPS_RELATIVE, t5x).
+        trainable: `prompt`, or `model` for model tuning and pretraining.
+        prompt: makes the prompt; called with `embed_dim` and `rngs` (PROMPT).
+        initial_checkpoint: the base model (INITIAL_CHECKPOINT_PATH). None starts a model from
+            scratch, which only a run that trains the model may.
+        microbatches: parts of a batch whose gradients are added up, to save memory.
+        evaluations: what to evaluate every `eval_period` steps and at the end.
+        saving: how often to save.
+        stats_period: steps between two lines of metrics.
+        random_seed: of initial values and dropout (RANDOM_SEED).
+        dry_run: build everything and trace one step on shapes; compute and write nothing.
+
+    Returns:
+        The final state; None after a dry run.
+    """
+    base = None if initial_checkpoint is None else BaseCheckpoint.open(initial_checkpoint)
+    module = _build(model, prompt, base, trainable, random_seed)
+    graph, chosen, frozen = split_model(module, TRAINABLE[trainable])
+    first_step = base.step if base else 0
+    last_step = _last_step(total_steps, relative_steps, first_step)
+    train_step = make_train_step(graph, optimizer, loss=loss, microbatches=microbatches)
+    key = jax.random.key(random_seed) if module.config.dropout_rate else None
+    if dry_run:
+        state = jax.eval_shape(lambda chosen: start(chosen, optimizer, step=first_step), chosen)
+        batch = next(train_data.batches(0))
+        train_step.lower(state.trainable, state.opt_state, frozen, batch, key)
+        log.info("Dry run: the step compiles on shapes. %s", _counts(chosen, frozen))
+        return None
+
+    folder = epath.Path(model_dir)
+    saving = saving or Saving()
+    # Of the parameters as they are stored, whatever dtype this run keeps them in.
+    base_hash = parameters.fingerprint(base.arrays if base else {})
+    state = start(chosen, optimizer, step=first_step)
+    if base and trainable == "model":
+        state = base.with_slots(state)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(RunCheckpoints(folder, base=base_hash, keep=saving.keep))
+        state = checkpoints.restore(state) or state
+        log.info("%s Base %s.", _counts(chosen, frozen), base_hash[:12])
+        log.info("Step %d of %d; everything goes to %s.", state.step, last_step, folder)
+        if state.step >= last_step:
+            log.info("The run is finished: there is nothing to do.")
+            return state
+        _describe(folder, module)
+        evaluate = _Evaluations(evaluations, graph, frozen, folder)
+        if run_eval_before_training and state.step == first_step:
+            evaluate(state)
+
+        def save(state: RunState) -> None:
+            checkpoints.save(state)
+            if trainable == "prompt":
+                _save_prompt(folder, state, base_hash)
+
+        writers = Writers(
+            Console(), JsonLines(folder / "train" / "metrics.jsonl"), TensorBoard(folder / "train")
+        )
+        batches = stack.enter_context(
+            contextlib.closing(prefetch(train_data.batches(state.step - first_step)))
+        )
+        state = loop.train(
+            state,
+            frozen,
+            train_step,
+            batches,
+            total_steps=last_step,
+            key=key,
+            learning_rate=optimizer.learning_rate,
+            write=writers.write,
+            log_every=stats_period,
+            actions=[
+                loop.Every(steps=saving.period, action=save),
+                loop.Every(steps=eval_period, action=evaluate),
+            ],
+        )
+    log.info("Finished at step %d.", state.step)
+    return state
+
+
+def start_logging() -> None:
+    """Sends the program's own messages to stderr, whatever the libraries do with theirs."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    # In place of an earlier run's, whose stderr may be closed by now.
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.INFO)
+
+
+def _build(
+    model: Callable[..., T5],
+    prompt: Callable[..., nnx.Module] | None,
+    base: BaseCheckpoint | None,
+    trainable: str,
+    seed: int,
+) -> T5:
+    if trainable not in TRAINABLE:
+        raise ConfigError(
+            f"train.trainable is {trainable!r}, expected one of {', '.join(TRAINABLE)}."
+            f"{nearest(str(trainable), TRAINABLE)}"
+        )
+    if base is None and trainable == "prompt":
+        raise ConfigError(
+            "A prompt is trained over a pretrained model, but none is named. Set "
+            "--gin.INITIAL_CHECKPOINT_PATH=\"'...'\" to its checkpoint."
+        )
+    base_key, prompt_key = jax.random.split(jax.random.key(seed))
+
+    def make() -> T5:
+        return model(rngs=nnx.Rngs(params=base_key))
+
+    # Only shapes are needed of a base that is read from a file.
+    module = make() if base is None else nnx.eval_shape(make)
+    if base is not None:
+        graph, shapes, rest = nnx.split(module, BaseParam, ...)
+        module = nnx.merge(graph, parameters.replaced(shapes, base.arrays), rest)
+    if prompt is not None and trainable == "prompt":
+        rngs = nnx.Rngs(params=prompt_key)
+        module.encoder.prompt = prompt(embed_dim=module.config.embed_dim, rngs=rngs)
+    return module
+
+
+def _last_step(total_steps: int | None, relative_steps: int | None, first_step: int) -> int:
+    if relative_steps is not None:
+        return first_step + relative_steps
+    if total_steps is None:
+        raise ConfigError(
+            "How long to train is not set. Set --gin.TRAIN_STEPS (the base's own steps included) "
+            "or --gin.TRAIN_STEPS_RELATIVE."
+        )
+    if total_steps < first_step:
+        raise ConfigError(
+            f"TRAIN_STEPS is {total_steps}, but the base model already stands at step "
+            f"{first_step}, and TRAIN_STEPS counts those too (as in t5x). For {total_steps} more "
+            f"steps set --gin.TRAIN_STEPS={first_step + total_steps}."
+        )
+    return total_steps
+
+
+class _Evaluations:
+    """Runs all evaluations of a state and writes what they find."""
+
+    def __init__(
+        self,
+        evaluations: Sequence[Evaluation],
+        graph: nnx.GraphDef,
+        frozen: nnx.State,
+        folder: epath.Path,
+    ):
+        self._frozen = frozen
+        self._folder = folder
+        self._prepared = [
+            (
+                one,
+                one.prepare(graph),
+                Writers(
+                    Console(names=None),
+                    JsonLines(folder / one.folder / f"{one.name}-metrics.jsonl"),
+                    TensorBoard(folder / one.folder / one.name),
+                ),
+            )
+            for one in evaluations
+        ]
+
+    def __call__(self, state: RunState) -> None:
+        for one, evaluate, writers in self._prepared:
+            result = evaluate(state.trainable, self._frozen)
+            writers.write(state.step, {f"eval/{k}": v for k, v in result.metrics.items()})
+            if result.rows:
+                path = self._folder / one.folder / f"{one.name}-{state.step:06}.jsonl"
+                path.write_text("".join(json.dumps(row) + "\n" for row in result.rows))
+
+
+def _save_prompt(folder: epath.Path, state: RunState, base_hash: str) -> None:
+    (vectors,) = jax.device_get(list(parameters.named(state.trainable).values()))
+    prompt_file.save_numpy(folder, state.step, vectors)
+    saved = prompt_file.PromptFile(vectors=np.asarray(vectors), base=base_hash, step=state.step)
+    saved.save(folder / prompt_file.FILE)
+
+
+def _counts(chosen: nnx.State, frozen: nnx.State) -> str:
+    trained, kept = parameters.count(chosen), parameters.count(frozen)
+    tensors = len(parameters.named(chosen))
+    return f"Training {tensors} tensors, {trained:,} of {trained + kept:,} parameters."
+
+
+def _describe(folder: epath.Path, module: T5) -> None:
+    """Writes the configuration that is in effect and the list of parameters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.gin").write_text(config.operative_config())
+    (folder / "model-info.txt").write_text(parameters.table(nnx.state(module)))
