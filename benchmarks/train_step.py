@@ -1,0 +1,147 @@
+"""What freezing the model saves: a step that trains the prompt against one that trains the model.
+
+T5 1.1 small in float32, batch 8, inputs 64, targets 8, prompt 100; both steps in one process, turn
+and turn about. Also what each compiles to: FLOPs (of the unrolled program, because XLA counts the
+body of a loop once), temporary memory and seconds of compilation.
+
+    python benchmarks/train_step.py [--quick]
+"""
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import time
+
+import jax
+import numpy as np
+from flax import nnx
+
+from prompt_tuning.batch import Batch
+from prompt_tuning.model import T5, BaseParam, T5Config, t5_config
+from prompt_tuning.prompts import Prompt, PromptParam, uniform
+from prompt_tuning.training.optimizer import Optimizer, adafactor
+from prompt_tuning.training.state import RunState, split_model, start
+from prompt_tuning.training.step import make_train_step
+
+BATCH, INPUTS, TARGETS, PROMPT = 8, 64, 8, 100
+TUNED = {"prompt": PromptParam, "model": BaseParam}
+
+
+def main() -> None:
+    """Compiles both steps, times them in turn and prints what it found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    rounds = 4 if parser.parse_args().quick else 15
+
+    batch = random_batch()
+    runs = {name: Run(name, t5_config("t5_1_1_small", dtype="float32"), batch) for name in TUNED}
+    for run in runs.values():
+        run.step()
+    for _ in range(rounds):
+        for run in runs.values():
+            run.step(measured=True)
+
+    results = {name: run.results() for name, run in runs.items()}
+    for name in TUNED:
+        unrolled = t5_config("t5_1_1_small", dtype="float32", unroll=True)
+        cost = Run(name, unrolled, batch).compiled.cost_analysis()
+        results[name]["gflop"] = cost["flops"] / 1e9
+    minimum = analytic_gflop(t5_config("t5_1_1_small"))
+    paired = [
+        prompt / model
+        for prompt, model in zip(runs["prompt"].seconds, runs["model"].seconds, strict=True)
+    ]
+    print_table(results, minimum)
+    print(
+        json.dumps(
+            {
+                "benchmark": "train_step",
+                "ratio": results["prompt"]["median_s"] / results["model"]["median_s"],
+                "ratio_pairwise": [min(paired), statistics.median(paired), max(paired)],
+                "analytic_minimum_gflop": minimum,
+                "rounds": rounds,
+                "load": os.getloadavg(),
+                "cores": os.cpu_count(),
+                **{f"{name}_{key}": x for name, row in results.items() for key, x in row.items()},
+            }
+        )
+    )
+
+
+class Run:
+    """One kind of tuning, compiled and ready to step."""
+
+    def __init__(self, name: str, config: T5Config, batch: Batch):
+        prompt = functools.partial(Prompt, length=PROMPT, init=uniform())
+        model = T5(config, prompt=prompt, rngs=nnx.Rngs(0))
+        graph, chosen, self.frozen = split_model(model, TUNED[name])
+        optimizer: Optimizer = adafactor()
+        self.state: RunState = start(chosen, optimizer, step=0)
+        self.batch = batch
+        began = time.monotonic()
+        lowered = make_train_step(graph, optimizer).lower(
+            self.state.trainable, self.state.opt_state, self.frozen, batch, None
+        )
+        self.compiled = lowered.compile()
+        self.compile_seconds = time.monotonic() - began
+        self.seconds: list[float] = []
+
+    def step(self, *, measured: bool = False) -> None:
+        began = time.monotonic()
+        trainable, opt_state, sums = self.compiled(
+            self.state.trainable, self.state.opt_state, self.frozen, self.batch, None
+        )
+        jax.block_until_ready((trainable, sums))
+        self.state = RunState(trainable, opt_state, self.state.step + 1)
+        if measured:
+            self.seconds.append(time.monotonic() - began)
+
+    def results(self) -> dict[str, float]:
+        return {
+            "median_s": statistics.median(self.seconds),
+            "min_s": min(self.seconds),
+            "max_s": max(self.seconds),
+            "compile_s": self.compile_seconds,
+            "temporary_mib": self.compiled.memory_analysis().temp_size_in_bytes / 2**20,
+        }
+
+
+def random_batch() -> Batch:
+    """Returns full rows: nothing here depends on what the tokens are."""
+    rng = np.random.default_rng(0)
+    return Batch(
+        inputs=rng.integers(2, 32000, (BATCH, INPUTS), dtype=np.int32),
+        targets=rng.integers(2, 32000, (BATCH, TARGETS), dtype=np.int32),
+        weights=np.ones((BATCH, TARGETS), np.float32),
+    )
+
+
+def analytic_gflop(config: T5Config) -> float:
+    """Forward and activation gradient of every matrix, forward and both gradients of attention."""
+    D, F, inner = config.embed_dim, config.mlp_dim, config.num_heads * config.head_dim
+    S, U = INPUTS + PROMPT, TARGETS
+    attention, mlp = 4 * D * inner, len(config.mlp_activations) * D * F + F * D
+    encoder = config.encoder_layers * S * (attention + mlp)
+    decoder = config.decoder_layers * (U * (attention + mlp + 2 * D * inner) + S * 2 * D * inner)
+    scores = 2 * inner * (config.encoder_layers * S * S + config.decoder_layers * U * (U + S))
+    matrices = encoder + decoder + U * D * config.vocab_size
+    return BATCH * 2 * (2 * matrices + 3 * scores) / 1e9
+
+
+def print_table(results: dict[str, dict[str, float]], minimum: float) -> None:
+    """Prints one line for each kind of tuning."""
+    print(
+        f"{'trains':8} {'median s':>9} {'min':>7} {'max':>7} {'GFLOP':>7} {'temp MiB':>9} compile s"
+    )
+    for name, row in results.items():
+        print(
+            f"{name:8} {row['median_s']:9.3f} {row['min_s']:7.3f} {row['max_s']:7.3f} "
+            f"{row['gflop']:7.1f} {row['temporary_mib']:9.0f} {row['compile_s']:9.1f}"
+        )
+    print(f"analytic minimum of the prompt step: {minimum:.1f} GFLOP")
+
+
+if __name__ == "__main__":
+    main()
