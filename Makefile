@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
 
 # The quick demo, run by `make demo`.
-DEMO := $(PYTHON) -m prompt_tuning train --help
+DEMO := $(PYTHON) -m prompt_tuning demo
 
 # What the three locks have in common. `make lock UPGRADE=--upgrade` moves to the newest releases.
 LOCK = $(PYTHON) -m uv pip compile setup.py --quiet --no-config $(UPGRADE) --universal \

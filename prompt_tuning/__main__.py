@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import prompt_tuning
-from prompt_tuning.cli import arguments
+from prompt_tuning.cli import arguments, demo
 from prompt_tuning.errors import ConfigError, PromptTuningError, nearest
 
 OUT_OF_MEMORY = 6
@@ -35,6 +35,11 @@ COMMANDS = {
     "train": Command(
         module="prompt_tuning.cli.train",
         about="Trains a prompt in front of a frozen model; resumes where it was stopped.",
+    ),
+    "demo": Command(
+        module="prompt_tuning.cli.demo",
+        about="Shows prompt tuning in a minute on two CPU cores, on a little world made up here.",
+        parse=demo.parse,
     ),
     "pretrain": Command(
         module="prompt_tuning.cli.pretrain",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
 
 import seqio
@@ -41,6 +42,13 @@ class TsvTask:
     def __post_init__(self):
         # Lists and tuples of the same names make the same task.
         object.__setattr__(self, "label_names", tuple(self.label_names))
+
+
+def tsv_splits(
+    directory: str | os.PathLike[str], splits: Sequence[str] = ("train", "validation")
+) -> dict[str, str]:
+    """Returns the splits of a task whose files lie together: `<directory>/<split>.tsv`."""
+    return {split: os.fspath(epath.Path(directory) / f"{split}.tsv") for split in splits}
 
 
 def register_tsv_task(task: TsvTask) -> str:

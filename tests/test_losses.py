@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,6 +194,16 @@ def test_average_per_sequence_counts_every_sequence_the_same():
     tokens = np.asarray(jax.jit(token_losses)(logits, batch.targets)[0])
     value, _ = compute(SETTINGS["lnf_avg_seq"], logits, batch)
     np.testing.assert_allclose(value, (np.mean(tokens[0]) + tokens[1, 0]) / 2, rtol=1e-6)
+
+
+@every_setting
+def test_the_sums_hold_the_loss_as_it_is_differentiated_and_its_part_of_z(case, loss):
+    logits, batch = case
+    value, sums = compute(loss, logits, batch)
+    without_z, _ = compute(dataclasses.replace(loss, z_loss=0.0), logits, batch)
+    assert sums["loss"] == value
+    # A difference of two losses of about 1000 times its size.
+    np.testing.assert_allclose(sums["z_loss"], value - without_z, rtol=1e-3, atol=0)
 
 
 def test_sums_of_microbatches_are_the_sums_of_the_batch(case):

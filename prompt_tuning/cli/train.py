@@ -22,13 +22,14 @@ from prompt_tuning.data.batches import prefetch
 from prompt_tuning.errors import ConfigError, nearest
 from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.losses import Loss
-from prompt_tuning.model import T5, BaseParam, parameters
+from prompt_tuning.model import T5, BaseParam, T5Config, parameters
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.training import loop
 from prompt_tuning.training.metrics import Console, JsonLines, TensorBoard, Writers
 from prompt_tuning.training.optimizer import Optimizer
 from prompt_tuning.training.state import RunState, split_model, start
 from prompt_tuning.training.step import make_train_step
+from prompt_tuning.vocabulary import Vocabulary
 
 TRAINABLE = {"prompt": PromptParam, "model": BaseParam}
 
@@ -53,6 +54,7 @@ class Saving:
 def run(arguments: RunArguments) -> int:
     """Trains as the gin files and bindings say; returns the exit code."""
     start_logging()
+    _use_folders(arguments)
     config.parse(arguments)
     config.call(train, dry_run=arguments.dry_run)
     return 0
@@ -69,6 +71,7 @@ def train(
     trainable: str = "prompt",
     prompt: Callable[..., nnx.Module] | None = None,
     initial_checkpoint: str | None = None,
+    vocabulary: Vocabulary | None = None,
     loss: Loss | None = None,
     microbatches: int = 1,
     evaluations: Sequence[Evaluation] = (),
@@ -92,6 +95,8 @@ def train(
         prompt: makes the prompt; called with `embed_dim` and `rngs` (PROMPT).
         initial_checkpoint: the base model (INITIAL_CHECKPOINT_PATH). None starts a model from
             scratch, which only a run that trains the model may.
+        vocabulary: what the data was tokenised with, to check that the model has a row for every
+            id.
         microbatches: parts of a batch whose gradients are added up, to save memory.
         evaluations: what to evaluate every `eval_period` steps and at the end.
         saving: how often to save.
@@ -103,7 +108,9 @@ def train(
         The final state; None after a dry run.
     """
     base = None if initial_checkpoint is None else BaseCheckpoint.open(initial_checkpoint)
-    module = _build(model, prompt, base, trainable, random_seed)
+    module = _build(model, prompt, base, trainable, random_seed, shapes_only=dry_run)
+    if vocabulary is not None:
+        _check_vocabulary(vocabulary, module.config)
     graph, chosen, frozen = split_model(module, TRAINABLE[trainable])
     first_step = base.step if base else 0
     last_step = _last_step(total_steps, relative_steps, first_step)
@@ -166,6 +173,18 @@ def train(
     return state
 
 
+def _use_folders(arguments: RunArguments) -> None:
+    """Passes on where TFDS and seqio's caches lie."""
+    if arguments.tfds_data_dir or arguments.seqio_additional_cache_dirs:
+        # Here, because TensorFlow takes seconds that a misspelt gin name should not wait for.
+        from prompt_tuning.data import seqio_tasks
+
+        seqio_tasks.use_folders(
+            tfds_data_dir=arguments.tfds_data_dir,
+            cache_dirs=arguments.seqio_additional_cache_dirs,
+        )
+
+
 def start_logging() -> None:
     """Sends the program's own messages to stderr, whatever the libraries do with theirs."""
     handler = logging.StreamHandler(sys.stderr)
@@ -182,6 +201,8 @@ def _build(
     base: BaseCheckpoint | None,
     trainable: str,
     seed: int,
+    *,
+    shapes_only: bool,
 ) -> T5:
     if trainable not in TRAINABLE:
         raise ConfigError(
@@ -199,7 +220,7 @@ def _build(
         return model(rngs=nnx.Rngs(params=base_key))
 
     # Only shapes are needed of a base that is read from a file.
-    module = make() if base is None else nnx.eval_shape(make)
+    module = nnx.eval_shape(make) if shapes_only or base is not None else make()
     if base is not None:
         graph, shapes, rest = nnx.split(module, BaseParam, ...)
         module = nnx.merge(graph, parameters.replaced(shapes, base.arrays), rest)
@@ -207,6 +228,16 @@ def _build(
         rngs = nnx.Rngs(params=prompt_key)
         module.encoder.prompt = prompt(embed_dim=module.config.embed_dim, rngs=rngs)
     return module
+
+
+def _check_vocabulary(vocabulary: Vocabulary, shape: T5Config) -> None:
+    # JAX reads a row that a table does not have as NaN, without a word.
+    if vocabulary.size > shape.vocab_size:
+        raise ConfigError(
+            f"The vocabulary has {vocabulary.size} ids, but the model's embedding table has only "
+            f"{shape.vocab_size} rows. Set VOCABULARY_FILE to the vocabulary this model was made "
+            f"for, or choose a model whose T5Config.vocab_size is at least {vocabulary.size}."
+        )
 
 
 def _last_step(total_steps: int | None, relative_steps: int | None, first_step: int) -> int:
@@ -242,22 +273,26 @@ class _Evaluations:
             (
                 one,
                 one.prepare(graph),
-                Writers(
-                    Console(names=None),
-                    JsonLines(folder / one.folder / f"{one.name}-metrics.jsonl"),
-                    TensorBoard(folder / one.folder / one.name),
-                ),
+                Console(names=None),
+                JsonLines(folder / one.folder / f"{one.name}-metrics.jsonl"),
+                TensorBoard(folder / one.folder / one.name),
             )
             for one in evaluations
         ]
 
     def __call__(self, state: RunState) -> None:
-        for one, evaluate, writers in self._prepared:
+        for one, evaluate, console, lines, board in self._prepared:
             result = evaluate(state.trainable, self._frozen)
-            writers.write(state.step, {f"eval/{k}": v for k, v in result.metrics.items()})
+            console.write(state.step, _prefixed(f"{one.folder}/", result.metrics))
+            lines.write(state.step, result.metrics)
+            board.write(state.step, _prefixed(one.tag_prefix, result.metrics))
             if result.rows:
                 path = self._folder / one.folder / f"{one.name}-{state.step:06}.jsonl"
                 path.write_text("".join(json.dumps(row) + "\n" for row in result.rows))
+
+
+def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}{name}": value for name, value in metrics.items()}
 
 
 def _save_prompt(folder: epath.Path, state: RunState, base_hash: str) -> None:

@@ -66,6 +66,8 @@ def buckets_up_to(longest: int) -> Buckets:
 
 def assemble(examples: Sequence[Example], *, inputs: Buckets, targets: Buckets) -> Batch:
     """Pads examples into one batch, with weight 1 on every target that is not padding."""
+    if not examples:
+        raise ConfigError("A batch has no examples. Choose a BATCH_SIZE of 1 or more.")
     padded = _pad([example.targets for example in examples], targets)
     return Batch(
         inputs=_pad([example.inputs for example in examples], inputs),

@@ -88,6 +88,17 @@ class TaskSplit:
         return self.task.postprocess_fn(text, example=record, is_target=True)
 
 
+def use_folders(*, tfds_data_dir: str | None = None, cache_dirs: Sequence[str] = ()) -> None:
+    """Says where TFDS keeps its data sets, and where else seqio's cached tasks lie.
+
+    For every task of this process, whatever folder it was registered with (t5x's `--tfds_data_dir`
+    and `--seqio_additional_cache_dirs`).
+    """
+    if tfds_data_dir is not None:
+        seqio.set_tfds_data_dir_override(tfds_data_dir)
+    seqio.add_global_cache_dirs(cache_dirs)
+
+
 def import_task_modules(modules: str | Sequence[str] | None) -> tuple[str, ...]:
     """Imports the modules that register tasks, and returns their names.
 

@@ -4,17 +4,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
 from prompt_tuning.batch import PAD
 from prompt_tuning.model import T5
 
-Generate = Callable[[nnx.State, nnx.State, Int[Array, "B T"]], Int[Array, "B U"]]
+Generate = Callable[[nnx.State, nnx.State, Int[Array | np.ndarray, "B T"]], Int[Array, "B U"]]
 
 
 def greedy(
-    model: T5, inputs: Int[Array, "B T"], *, length: int, eos_id: int = 1
+    model: T5, inputs: Int[Array | np.ndarray, "B T"], *, length: int, eos_id: int = 1
 ) -> Int[Array, "B U"]:
     """Returns the most likely token at every position, up to `length` of them.
 
@@ -22,7 +23,7 @@ def greedy(
     values over it, are computed once; the loop ends when every row has.
     """
     batch = inputs.shape[0]
-    encoded = model.encode(inputs)
+    encoded = model.encode(jnp.asarray(inputs))
     cross = model.cross_keys_values(encoded)
 
     def going_on(carry):

@@ -24,6 +24,8 @@ class Judged(Protocol):
 
     examples: Sequence[Example]
 
+    def targets(self) -> Sequence[Any]: ...
+
     def metrics(self, texts: Sequence[str]) -> Mapping[str, Any]: ...
 
     def record(self, index: int) -> Mapping[str, Any]: ...
@@ -41,10 +43,14 @@ Evaluate = Callable[[nnx.State, nnx.State], Result]
 
 @runtime_checkable
 class Evaluation(Protocol):
-    """What `train` evaluates now and then: it is prepared once and then called."""
+    """What `train` evaluates now and then: it is prepared once and then called.
+
+    `folder` and `tag_prefix` say where its metrics go and what they are called in TensorBoard.
+    """
 
     name: str
     folder: str
+    tag_prefix: str
 
     def prepare(self, graph: nnx.GraphDef) -> Evaluate: ...
 
@@ -67,6 +73,7 @@ class TeacherForced:
     steps: int | None = None
     loss: Loss = dataclasses.field(default_factory=Loss)
     folder: str = dataclasses.field(default="training_eval", init=False)
+    tag_prefix: str = dataclasses.field(default="", init=False)
 
     def prepare(self, graph: nnx.GraphDef) -> Evaluate:
         """Returns the evaluation of a pair of trainable and frozen state."""
@@ -98,6 +105,7 @@ class Decoded:
     vocabulary: Vocabulary
     batch_size: int
     folder: str = dataclasses.field(default="inference_eval", init=False)
+    tag_prefix: str = dataclasses.field(default="eval/", init=False)
 
     def prepare(self, graph: nnx.GraphDef) -> Evaluate:
         """Returns the evaluation of a pair of trainable and frozen state."""
@@ -105,6 +113,7 @@ class Decoded:
         # As in t5x, no answer is longer than the longest right one.
         length = max(len(example.targets) for example in self.split.examples)
         generate = make_generate(graph, length=length, eos_id=self.vocabulary.eos_id)
+        targets = self.split.targets()
 
         def evaluate(trainable: nnx.State, frozen: nnx.State) -> Result:
             answers: list[np.ndarray] = []
@@ -113,15 +122,19 @@ class Decoded:
                 answers.extend(tokens[: source.rows(step)])
             texts = [self.vocabulary.decode(tokens) for tokens in answers]
             metrics = {name: float(x) for name, x in self.split.metrics(texts).items()}
-            return Result(metrics, [self._row(index, text) for index, text in enumerate(texts)])
+            rows = [self._row(*row) for row in enumerate(zip(targets, texts, strict=True))]
+            return Result(metrics, rows)
 
         return evaluate
 
-    def _row(self, index: int, text: str) -> dict[str, Any]:
+    def _row(self, index: int, answers: tuple[Any, str]) -> dict[str, Any]:
+        """What seqio's evaluator writes of an example (`<task>-<step>.jsonl`)."""
+        target, prediction = answers
         record = self.split.record(index)
         return {
             "input": {name: _plain(value) for name, value in record.items()},
-            "prediction": text,
+            "target": _plain(target),
+            "prediction": prediction,
         }
 
 
@@ -141,6 +154,8 @@ def _buckets(lengths) -> Buckets:
 
 def _plain(value: Any) -> Any:
     """What JSON can hold of a feature."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value

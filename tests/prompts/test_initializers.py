@@ -308,6 +308,7 @@ def test_labels_may_fill_the_prompt(key):
             "embeddings must belong to the same model.",
         ),
     ],
+    ids=["population", "one string", "blank label", "empty text", "piece beyond the table"],
 )
 def test_arguments_that_cannot_be_used_are_named(make, message):
     with pytest.raises(ConfigError) as error:
@@ -330,6 +331,7 @@ def test_arguments_that_cannot_be_used_are_named(make, message):
             "width 8.",
         ),
     ],
+    ids=["length", "width"],
 )
 def test_an_array_of_another_shape_is_refused_with_the_fix(key, shape, message):
     with pytest.raises(CheckpointError) as error:

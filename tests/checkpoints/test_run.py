@@ -1,0 +1,264 @@
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from prompt_tuning.checkpoints.run import BaseCheckpoint, RunCheckpoints, load_embeddings
+from prompt_tuning.errors import CheckpointError
+from prompt_tuning.model import BaseParam, parameters
+from prompt_tuning.prompts import PromptParam
+from prompt_tuning.training.optimizer import adafactor
+from prompt_tuning.training.state import RunState, split_model, start
+from tests.reference_models import CONFIGS, reference_model
+
+PROMPT = "encoder/prompt/prompt"
+EMBEDDING = "token_embedder/embedding"
+BASE, OTHER_BASE = "ab" * 32, "cd" * 32
+
+OPTIMIZERS = {
+    "unfactored": adafactor(),
+    "factored": adafactor(min_dim_size_to_factor=4),
+    "with momentum": adafactor(momentum=0.9),
+}
+every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+TRAINABLE = {"prompt": PromptParam, "model": BaseParam}
+every_trainable = pytest.mark.parametrize("trainable", TRAINABLE.values(), ids=TRAINABLE.keys())
+
+
+@functools.cache
+def parts(trainable):
+    return split_model(reference_model("A"), trainable)[1:]
+
+
+def fresh(trainable=PromptParam, optimizer=OPTIMIZERS["unfactored"], *, step=0):
+    return start(parts(trainable)[0], optimizer, step=step)
+
+
+def drawn(state, step, seed=0):
+    """Replaces every array by another one, as training would, and counters by their successors."""
+    rng = np.random.default_rng(seed)
+
+    def another(leaf):
+        if leaf.ndim == 0:
+            return leaf + 1
+        return jnp.asarray(rng.normal(size=leaf.shape).astype(leaf.dtype))
+
+    return RunState(*jax.tree.map(another, (state.trainable, state.opt_state)), step)
+
+
+def save(folder, *states, base=BASE, keep=1):
+    with RunCheckpoints(folder, base=base, keep=keep) as checkpoints:
+        for state in states:
+            checkpoints.save(state)
+
+
+def restore(folder, like, *, base=BASE):
+    with RunCheckpoints(folder, base=base) as checkpoints:
+        return checkpoints.restore(like)
+
+
+def assert_identical(ours, theirs):
+    assert ours.step == theirs.step
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert jnp.asarray(a).dtype == jnp.asarray(b).dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def saved_steps(folder):
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def raises(message):
+    return pytest.raises(CheckpointError, match=f"^{re.escape(message)}$")
+
+
+# A run's own state.
+
+
+@every_optimizer
+@every_trainable
+def test_a_restored_state_is_the_saved_one_bit_for_bit(tmp_path, trainable, optimizer):
+    like = fresh(trainable, optimizer, step=1_100_000)
+    state = drawn(like, 1_100_001)
+    save(tmp_path, state)
+    assert_identical(restore(tmp_path, like), state)
+
+
+def test_a_folder_without_a_checkpoint_restores_nothing(tmp_path):
+    assert restore(tmp_path, fresh()) is None
+
+
+def test_the_newest_checkpoint_is_restored(tmp_path):
+    states = [drawn(fresh(), step, seed=step) for step in (9, 10, 200)]
+    save(tmp_path, *states, keep=None)
+    assert saved_steps(tmp_path) == [9, 10, 200]
+    assert_identical(restore(tmp_path, fresh()), states[-1])
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [4]), (2, [3, 4]), (None, [1, 2, 3, 4])])
+def test_as_many_checkpoints_are_kept_as_asked_for(tmp_path, keep, kept):
+    save(tmp_path, *(drawn(fresh(), step) for step in (1, 2, 3, 4)), keep=keep)
+    assert saved_steps(tmp_path) == kept
+
+
+def test_a_state_that_is_already_saved_is_not_saved_again(tmp_path):
+    state = drawn(fresh(), 5)
+    save(tmp_path, state)
+    save(tmp_path, state, drawn(fresh(), 6, seed=1))
+    assert_identical(restore(tmp_path, fresh()), drawn(fresh(), 6, seed=1))
+
+
+def test_what_is_saved_is_the_state_at_the_time_of_the_call(tmp_path):
+    state = jax.tree.map(jnp.array, drawn(fresh(), 5)._replace(step=0))._replace(step=5)
+    expected = jax.tree.map(np.array, state._replace(step=0))._replace(step=5)
+    with RunCheckpoints(tmp_path, base=BASE) as checkpoints:
+        checkpoints.save(state)
+        # The next step is given these buffers and writes over them.
+        overwrite = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
+        overwrite((state.trainable, state.opt_state))
+    assert_identical(restore(tmp_path, fresh()), expected)
+
+
+@pytest.mark.parametrize("unfinished", ["12.orbax-checkpoint-tmp", "12.orbax-checkpoint-tmp-3"])
+def test_a_save_that_was_killed_is_passed_over(tmp_path, unfinished):
+    state = drawn(fresh(BaseParam), 7)
+    save(tmp_path, state)
+    whole, partial = tmp_path / "checkpoints/7", tmp_path / "checkpoints" / unfinished
+    (partial / "params").mkdir(parents=True)
+    for file in sorted(path for path in (whole / "params").iterdir() if path.is_file())[:2]:
+        (partial / "params" / file.name).write_bytes(file.read_bytes())
+    assert_identical(restore(tmp_path, fresh(BaseParam)), state)
+    assert BaseCheckpoint.open(tmp_path).step == 7
+
+
+def test_a_prompt_checkpoint_holds_nothing_of_the_base(tmp_path):
+    save(tmp_path, drawn(fresh(), 5))
+    prompt, base = parts(PromptParam)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    base_size = sum(array.nbytes for array in parameters.named(base).values())
+    # Two arrays of 640 bytes and the metadata of the format, which does not grow with the model.
+    assert parameters.count(prompt) * 4 * 2 < size < 20_000 < base_size / 10
+    content = b"".join(path.read_bytes() for path in files)
+    assert PROMPT.encode() in content
+    for name in parameters.named(base):
+        assert name.encode() not in content
+
+
+def test_a_run_is_not_resumed_over_another_base(tmp_path):
+    save(tmp_path, drawn(fresh(), 5))
+    message = (
+        f"The run in {tmp_path}/checkpoints/5 was trained over another base model (hash "
+        "abababababab, this one is cdcdcdcdcdcd). Choose another MODEL_DIR, or the "
+        "INITIAL_CHECKPOINT_PATH it began with."
+    )
+    with raises(message) as error:
+        restore(tmp_path, fresh(), base=OTHER_BASE)
+    assert error.value.exit_code == 4
+
+
+def test_a_run_of_another_trainable_is_not_resumed(tmp_path):
+    save(tmp_path, drawn(fresh(), 5))
+    with pytest.raises(CheckpointError) as error:
+        restore(tmp_path, fresh(BaseParam))
+    lines = str(error.value).split("\n")
+    count = len(parameters.named(parts(BaseParam)[0]))
+    assert lines[0] == (
+        f"The names in the parameters do not match the model: {count} missing, 1 left over."
+    )
+    assert "  left over 'encoder/prompt/prompt'." in lines
+
+
+def test_a_run_of_another_optimizer_is_not_resumed(tmp_path):
+    save(tmp_path, drawn(fresh(), 5))
+    momentum = fresh(optimizer=OPTIMIZERS["with momentum"])
+    with pytest.raises(CheckpointError) as error:
+        restore(tmp_path, momentum)
+    assert str(error.value).startswith(
+        f"The names in the optimizer state of {tmp_path}/checkpoints/5 do not match the model: "
+        "2 missing, 0 left over.\n  missing 'encoder/prompt/prompt|3|count'."
+    )
+    factored = fresh(optimizer=OPTIMIZERS["factored"])
+    message = (
+        f"The optimizer slot 'encoder/prompt/prompt|0|v_row' of {tmp_path}/checkpoints/5 has "
+        "shape (1,), this optimizer needs (5,). Use the optimizer settings it was saved with."
+    )
+    with pytest.raises(CheckpointError) as error:
+        restore(tmp_path, factored)
+    assert str(error.value) == message
+
+
+# The base model of later runs.
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """The folder of a run that trained model A up to step 30, and its state."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    state = drawn(fresh(BaseParam), 30)
+    save(folder, drawn(fresh(BaseParam), 9), state, keep=None)
+    return folder, state
+
+
+@pytest.mark.parametrize(("path", "step"), [("", 30), ("checkpoints/30", 30), ("checkpoints/9", 9)])
+def test_a_base_is_read_from_a_run_or_from_one_of_its_checkpoints(pretrained, path, step):
+    folder, state = pretrained
+    base = BaseCheckpoint.open(folder / path)
+    assert (base.step, base.folder) == (step, folder / f"checkpoints/{step}")
+    expected = parameters.named(state.trainable)
+    assert base.arrays.keys() == expected.keys()
+    for name, array in base.arrays.items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_a_model_that_is_trained_further_goes_on_with_its_slots(pretrained):
+    folder, state = pretrained
+    base = BaseCheckpoint.open(folder)
+    again = base.with_slots(fresh(BaseParam, step=30))
+    assert_identical(again._replace(trainable=state.trainable), state)
+
+
+def test_slots_of_another_optimizer_are_refused(pretrained):
+    folder, _ = pretrained
+    factored = fresh(BaseParam, OPTIMIZERS["factored"], step=30)
+    with pytest.raises(CheckpointError) as error:
+        BaseCheckpoint.open(folder).with_slots(factored)
+    assert re.fullmatch(
+        rf"The optimizer slot '.+' of {folder}/checkpoints/30 has shape \(.+\), this optimizer "
+        r"needs \(.+\)\. Use the optimizer settings it was saved with\.",
+        str(error.value),
+    )
+
+
+def test_the_embeddings_of_a_base_are_its_token_table(pretrained):
+    folder, state = pretrained
+    table = load_embeddings(folder)
+    assert table.shape == (CONFIGS["A"].vocab_size, CONFIGS["A"].embed_dim)
+    np.testing.assert_array_equal(table, parameters.named(state.trainable)[EMBEDDING])
+
+
+@pytest.mark.parametrize("make", [[], ["checkpoints"], ["checkpoints/readme"]])
+def test_a_folder_without_a_model_is_refused(tmp_path, make):
+    for folder in make:
+        (tmp_path / "base" / folder).mkdir(parents=True)
+    message = (
+        f"There is no model checkpoint at {tmp_path}/base (INITIAL_CHECKPOINT_PATH). Expected the "
+        "folder of a pretraining run, or one of its checkpoints/<step>."
+    )
+    with raises(message) as error:
+        BaseCheckpoint.open(tmp_path / "base")
+    assert error.value.exit_code == 4
+
+
+def test_a_prompt_is_not_a_base(tmp_path):
+    save(tmp_path, drawn(fresh(), 5))
+    message = (
+        f"The checkpoint at {tmp_path}/checkpoints/5 holds ['encoder/prompt/prompt'], a prompt and "
+        "not a model. Set INITIAL_CHECKPOINT_PATH to the base model it was trained over."
+    )
+    with raises(message):
+        BaseCheckpoint.open(tmp_path)

@@ -1,0 +1,41 @@
+import random
+
+import pytest
+
+from prompt_tuning.__main__ import main
+from prompt_tuning.cli import demo
+
+
+def rows(path):
+    return {tuple(line.split("\t")) for line in path.read_text("utf-8").splitlines()[1:]}
+
+
+def test_the_prompt_is_never_shown_what_it_is_asked(tmp_path):
+    demo.write_world(tmp_path, random.Random(0))
+    shown, asked = rows(tmp_path / "train.tsv"), rows(tmp_path / "validation.tsv")
+    assert not shown & asked
+    assert shown | asked == {
+        (thing, kind) for kind, things in demo.KINDS.items() for thing in things
+    }
+    assert {kind for _, kind in shown} == {kind for _, kind in asked} == set(demo.KINDS)
+
+
+def test_the_same_seed_makes_the_same_world(tmp_path):
+    texts = []
+    for seed in (0, 0, 1):
+        demo.write_world(tmp_path, random.Random(seed))
+        texts.append((tmp_path / "world.txt").read_text("utf-8"))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_misspelt_flag_of_the_demo_is_named(capsys):
+    assert main(["demo", "--otput=/tmp/x"]) == 2
+    assert "The demo has no flag '--otput=/tmp/x'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_prompt_finds_what_only_the_model_knows(tmp_path, capsys, seed):
+    assert main(["demo", f"--output={tmp_path}", f"--seed={seed}"]) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "with the tuned prompt" in x]
+    assert float(line.split()[-2]) > 80
