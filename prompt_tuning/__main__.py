@@ -36,14 +36,14 @@ COMMANDS = {
         module="prompt_tuning.cli.train",
         about="Trains a prompt in front of a frozen model; resumes where it was stopped.",
     ),
+    "pretrain": Command(
+        module="prompt_tuning.cli.pretrain",
+        about="Trains all weights of a T5 on text: a base model to tune prompts for.",
+    ),
     "demo": Command(
         module="prompt_tuning.cli.demo",
         about="Shows prompt tuning in a minute on two CPU cores, on a little world made up here.",
         parse=demo.parse,
-    ),
-    "pretrain": Command(
-        module="prompt_tuning.cli.pretrain",
-        about="Trains all weights of a T5 on text: a base model to tune prompts for.",
     ),
 }
 

@@ -28,7 +28,9 @@ def files(folder):
 MODELS = [name for name in files("models") if name != "models/t5.gin"]
 PROMPTS = files("prompts")
 TASK = "examples/sst2_files.gin"
-EXAMPLES = [name for name in files("examples") if name != TASK]
+# `tests/cli/test_demo.py` runs the demo's.
+DEMO = [name for name in files("examples") if name.startswith("examples/demo_")]
+EXAMPLES = [name for name in files("examples") if name not in (TASK, *DEMO)]
 RUNS = files("runs")
 
 every_model = pytest.mark.parametrize("model", MODELS)
@@ -86,6 +88,11 @@ def combination(place, *names):
 
 def parse(flags):
     config.parse(parse_run("prompt-tuning", "", flags))
+
+
+def test_every_file_is_in_one_of_the_tables():
+    tables = [*MODELS, *PROMPTS, *RUNS, *EXAMPLES, *DEMO, TASK, "models/t5.gin"]
+    assert sorted(tables) == sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
 
 
 @every_model
@@ -146,6 +153,11 @@ def test_a_whole_model_is_trained_by_the_step_it_was_made_for(place, capsys):
 def test_every_example_is_complete(place, example):
     flags = [*combination(place, example), "--gin.MODEL_NAME='ours_tiny'"]
     assert main(["train", *flags, "--dry_run"]) == 0
+
+
+@pytest.mark.parametrize("demo", DEMO)
+def test_every_setting_of_the_demo_has_a_value(place, demo):
+    parse(combination(place, demo))
 
 
 def commands():

@@ -122,7 +122,7 @@ def _parser(program: str, about: str) -> argparse.ArgumentParser:
         help="folders to look for gin files and their includes in",
     )
     _add_boolean(
-        configuration, "dry_run", "build everything on shapes alone; start and write nothing"
+        configuration, "dry_run", "read the data, trace one step on shapes; leave MODEL_DIR alone"
     )
 
     data = parser.add_argument_group("data")

@@ -11,9 +11,9 @@ import pathlib
 import random
 import shlex
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from prompt_tuning.cli.arguments import gin_flag
+from prompt_tuning.cli.arguments import RunArguments, gin_flag
 from prompt_tuning.errors import ConfigError
 
 KINDS = {
@@ -45,9 +45,10 @@ def parse(program: str, about: str, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Makes the little world, pretrains, tunes and reports; returns the first exit code not 0."""
-    # Here, because the table of commands is in the module that dispatches to this one.
-    from prompt_tuning.__main__ import main
+    """Makes the little world, pretrains, tunes and reports; returns the exit code."""
+    # Here, because `--help` of every command comes past this module.
+    from prompt_tuning.cli import pretrain as pretrain_command
+    from prompt_tuning.cli import train as train_command
 
     folder = pathlib.Path(arguments.output or tempfile.mkdtemp(prefix="prompt-tuning-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,11 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
         "TRAIN_STEPS_RELATIVE": arguments.tune_steps,
         "EVAL_PERIOD": arguments.tune_steps,
     }
-    code = _typed(main, "pretrain", "examples/demo_pretrain.gin", pretrain)
-    code = code or _typed(main, "train", "examples/demo_tune.gin", tune)
-    if not code:
-        _report(folder)
-    return code
+    _typed(pretrain_command.run, "pretrain", "examples/demo_pretrain.gin", pretrain)
+    _typed(train_command.run, "train", "examples/demo_tune.gin", tune)
+    _report(folder)
+    return 0
 
 
 def write_world(folder: pathlib.Path, chance: random.Random) -> None:
@@ -90,18 +90,19 @@ def write_world(folder: pathlib.Path, chance: random.Random) -> None:
         (folder / f"{split}.tsv").write_text("\n".join(["thing\tlabel", *rows]) + "\n", "utf-8")
 
 
-def _typed(main: Callable[..., int], command: str, gin_file: str, settings: dict) -> int:
+def _typed(
+    command: Callable[[RunArguments], int], name: str, gin_file: str, settings: Mapping[str, object]
+) -> None:
     """Runs a command after showing it as one would type it."""
-    argv = [command, f"--gin_file={gin_file}"]
-    flags = {
-        name: repr(str(x)) if isinstance(x, pathlib.Path) else str(x)
-        for name, x in settings.items()
+    values = {
+        setting: repr(str(value)) if isinstance(value, pathlib.Path) else str(value)
+        for setting, value in settings.items()
     }
-    shown = [*argv, *(gin_flag(name, value) for name, value in flags.items())]
+    shown = [name, f"--gin_file={gin_file}", *(gin_flag(*pair) for pair in values.items())]
     print("$ prompt-tuning " + " \\\n    ".join(shown), flush=True)
-    code = main([*argv, *(f"--gin.{name}={value}" for name, value in flags.items())])
+    bindings = tuple(f"{setting} = {value}" for setting, value in values.items())
+    command(RunArguments(gin_file=(gin_file,), gin_bindings=bindings))
     print(flush=True)
-    return code
 
 
 def _report(folder: pathlib.Path) -> None:

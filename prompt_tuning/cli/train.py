@@ -102,7 +102,8 @@ def train(
         saving: how often to save.
         stats_period: steps between two lines of metrics.
         random_seed: of initial values and dropout (RANDOM_SEED).
-        dry_run: build everything and trace one step on shapes; compute and write nothing.
+        dry_run: trace one step on shapes and write nothing to `model_dir`. The data is read as for
+            a run, caches included.
 
     Returns:
         The final state; None after a dry run.

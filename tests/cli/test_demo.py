@@ -33,6 +33,17 @@ def test_a_misspelt_flag_of_the_demo_is_named(capsys):
     assert "The demo has no flag '--otput=/tmp/x'" in capsys.readouterr().err
 
 
+def test_the_demo_shows_its_commands_and_what_came_of_them(tmp_path, capsys):
+    flags = [f"--output={tmp_path}", "--pretrain_steps=3", "--tune_steps=2"]
+    assert main(["demo", *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "$ prompt-tuning pretrain \\\n    --gin_file=examples/demo_pretrain.gin" in shown
+    assert "$ prompt-tuning train \\\n    --gin_file=examples/demo_tune.gin" in shown
+    assert f"--gin.MODEL_DIR=\"'{tmp_path}/prompt'\"" in shown
+    assert "before tuning            0.0 %" in shown
+    assert f"  {tmp_path}/prompt/prompt.safetensors\n" in shown
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_prompt_finds_what_only_the_model_knows(tmp_path, capsys, seed):

@@ -203,14 +203,26 @@ def test_a_seed_gives_the_same_base_with_and_without_a_prompt():
     assert fingerprint(with_prompt) == fingerprint(drawn(LARGE))
 
 
-def test_decoder_positions_count_as_in_the_original(golden):
-    recorded = golden("misc/masks.npz")
-    targets = jnp.asarray(recorded["encoder_input_tokens"])
+def counted(targets):
+    """Which positions have logits, that is, are not taken for padding."""
     model = small_model("T5 1.1")
     encoded = compiled(model, "encode", BATCH.inputs[:3])
-    logits = compiled(model, "decode", encoded, targets)
-    counted = np.any(np.asarray(logits) != 0, axis=-1)
-    np.testing.assert_array_equal(counted, recorded["decoder_logit_mask"][:, :, 0] == 1)
+    logits = compiled(model, "decode", encoded, jnp.asarray(targets))
+    return np.any(np.asarray(logits) != 0, axis=-1)
+
+
+def test_decoder_positions_count_as_in_the_original(golden):
+    recorded = golden("misc/masks.npz")
+    found = counted(recorded["encoder_input_tokens"])
+    np.testing.assert_array_equal(found, recorded["decoder_logit_mask"][:, :, 0] == 1)
     np.testing.assert_array_equal(
-        counted, [[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
+        found, [[1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]]
+    )
+
+
+def test_the_start_counts_always_and_its_id_before_another_token():
+    targets = [[0, 0, 0, 0, 0, 0], [5, 0, 7, 1, 0, 0], [5, 0, 0, 7, 1, 0]]
+    #  inputs   0  0  0  0  0  0    0  5  0  7  1  0    0  5  0  0  7  1
+    np.testing.assert_array_equal(
+        counted(targets), [[1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0], [1, 1, 0, 1, 1, 1]]
     )

@@ -20,6 +20,7 @@ from prompt_tuning.training.optimizer import adafactor
 from prompt_tuning.training.schedules import learning_rate
 from prompt_tuning.training.state import split_model
 from prompt_tuning.training.step import make_eval_step, make_train_step
+from tests.jaxprs import equations_of
 from tests.reference_models import read, reference_batches, reference_model
 
 PROMPT = "encoder/prompt/prompt"
@@ -205,19 +206,6 @@ def test_the_optimizer_state_is_no_larger_than_two_prompts(traced):
         assert size(jax.eval_shape(init, chosen)) < slots * size(chosen) + 32
 
 
-def operations(jaxpr):
-    """Yields every operation of a program, those inside of loops and calls as well."""
-    for operation in jaxpr.eqns:
-        yield operation
-        for value in jax.tree.leaves(list(operation.params.values()), is_leaf=is_jaxpr):
-            if is_jaxpr(value):
-                yield from operations(getattr(value, "jaxpr", value))
-
-
-def is_jaxpr(value):
-    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
-
-
 def kernels(state):
     """Returns the shape of every matrix, without the layers of a stack, by name."""
     flat = {"/".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
@@ -228,9 +216,9 @@ def kernels_made(step, state):
     """Returns the names of the matrices of whose shape a product of the program is."""
     made = {
         tuple(sorted(variable.aval.shape))
-        for operation in operations(step.jaxpr.jaxpr)
-        if operation.primitive.name == "dot_general"
-        for variable in operation.outvars
+        for equation in equations_of(step.jaxpr.jaxpr)
+        if equation.primitive.name == "dot_general"
+        for variable in equation.outvars
     }
     return {name for name, shape in kernels(state).items() if tuple(sorted(shape)) in made}
 

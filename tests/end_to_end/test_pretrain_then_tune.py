@@ -1,0 +1,342 @@
+"""The whole way, by the command line: text, a base model, a prompt over it, and what is left."""
+
+import functools
+import hashlib
+import itertools
+import json
+import math
+import pathlib
+import random
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
+from tensorboardX.proto.event_pb2 import Event
+
+from prompt_tuning.__main__ import main
+from prompt_tuning.checkpoints import BaseCheckpoint, PromptFile, RunCheckpoints, load_vectors
+from prompt_tuning.checkpoints.run import EMBEDDING
+from prompt_tuning.cli import config
+from prompt_tuning.model import T5, BaseParam, parameters, t5_config
+from prompt_tuning.prompts import Prompt, PromptParam, uniform
+from prompt_tuning.training.optimizer import adafactor
+from prompt_tuning.training.state import split_model, start
+from tests.small_vocabulary import SENTENCES
+from tests.tiny_runs import binding, forget_tasks, write_task
+
+BASE_STEPS, STEPS, STOPPED_AT, PROMPT_LENGTH = 20, 8, 5, 6
+TASK = "taskless_sst2_tsv"
+LAST = BASE_STEPS + STEPS
+
+METRICS = {
+    "accuracy",
+    "cross_ent_loss",
+    "cross_ent_loss_per_all_target_tokens",
+    "effective_batch_size/decoder_target_tokens",
+    "effective_batch_size/encoder_input_tokens",
+    "loss",
+    "loss_per_all_target_tokens",
+    "loss_per_nonpadding_target_token",
+    "non_padding_fraction/decoder_target_tokens",
+    "non_padding_fraction/encoder_input_tokens",
+    "non_padding_fraction/loss_weights",
+    "non_padding_fraction/overall",
+    "z_loss",
+    "z_loss_per_all_target_tokens",
+}
+TIMINGS = {
+    "compilation_seconds",
+    "seconds",
+    "seqs",
+    "seqs_per_second",
+    "seqs_per_second_per_core",
+    "steps_per_second",
+    "target_tokens_per_second",
+    "uptime",
+}
+
+
+def remarks():
+    """Yields remarks about films, with 1 for praise and 0 for blame."""
+    rng = random.Random(0)
+    words = [["dull", "noisy", "careless", "boring"], ["lovely", "honest", "clever", "moving"]]
+    things = ["plot", "music", "story", "ending", "actor", "film"]
+    for _ in range(400):
+        label = rng.randrange(2)
+        first, second = rng.sample(words[label], 2)
+        yield f"the {rng.choice(things)} was {first} and the {rng.choice(things)} {second}", label
+
+
+class World(NamedTuple):
+    folder: pathlib.Path
+    base_files: dict
+    whole_flags: list
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def scalars(folder):
+    """Returns what TensorBoard reads in a folder: tag -> step -> value."""
+    found = {}
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset([str(file)]).as_numpy_iterator():
+            event = Event.FromString(record)
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """Lets every run of this module but the first read its compiled programs from a file."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def world(programs, tmp_path_factory):
+    """Pretrains a base, tunes a prompt over it without and with a stop, and tunes the base."""
+    folder = tmp_path_factory.mktemp("world")
+    rows = list(remarks())
+    (folder / "corpus.txt").write_text("\n\n".join([*SENTENCES, *(text for text, _ in rows)]))
+    write_task(folder, rows[:40])
+    common = [
+        "--gin_file=models/ours_tiny.gin",
+        binding("VOCABULARY_FILE", folder / "small.model"),
+        "--gin.ACTIVATION_DTYPE='float32'",
+        "--gin.BATCH_SIZE=8",
+    ]
+    base_flags = [
+        *common,
+        "--gin_file=runs/pretrain.gin",
+        binding("MODEL_DIR", folder / "base"),
+        binding("CORPUS", folder / "*.txt"),
+        binding("CACHE_DIR", folder / "cache"),
+        "--gin.VOCABULARY_SIZE=160",
+        "--gin.INPUT_LENGTH=32",
+        f"--gin.TRAIN_STEPS={BASE_STEPS}",
+        "--gin.train.stats_period=5",
+    ]
+
+    def task_flags(run, name, steps):
+        return [
+            *common,
+            f"--gin_file=runs/{run}.gin",
+            "--gin_file=examples/sst2_files.gin",
+            binding("MODEL_DIR", folder / name),
+            binding("INITIAL_CHECKPOINT_PATH", folder / "base"),
+            binding("TSV_DIR", folder),
+            f"--gin.PROMPT_LENGTH={PROMPT_LENGTH}",
+            f"--gin.TRAIN_STEPS={BASE_STEPS + steps}",
+            "--gin.STATS_PERIOD=2",
+            "--gin.SAVE_PERIOD=3",
+            "--gin.EVAL_PERIOD=4",
+            "--gin.INPUT_BUCKETS=@inputs/batches.fixed()",
+            "--gin.inputs/batches.fixed.length=48",
+        ]
+
+    assert main(["pretrain", *base_flags]) == 0
+    before = contents(folder / "base")
+    for run, name, steps in [
+        ("prompt_finetune", "whole", STEPS),
+        ("prompt_finetune", "stopped", STOPPED_AT),
+        ("prompt_finetune", "stopped", STEPS),
+        ("finetune", "tuned", 3),
+    ]:
+        # Dropout is in the way of a stopped run, where its masks must come again.
+        more = ["--gin.DROPOUT_RATE=0.0"] if name == "tuned" else []
+        assert main(["train", *task_flags(run, name, steps), *more]) == 0
+    yield World(folder, before, task_flags("prompt_finetune", "whole", STEPS))
+    forget_tasks()
+    config.clear()
+
+
+def restored(folder, base):
+    """Returns the state in the newest checkpoint of a run that tuned a prompt."""
+    prompt = functools.partial(Prompt, length=PROMPT_LENGTH, init=uniform())
+    model = T5(t5_config("ours_tiny"), prompt=prompt, rngs=nnx.Rngs(0))
+    like = start(split_model(model, PromptParam)[1], adafactor(), step=0)
+    with RunCheckpoints(folder, base=base) as checkpoints:
+        return checkpoints.restore(like)
+
+
+def base_hash(world):
+    return parameters.fingerprint(BaseCheckpoint.open(world.folder / "base").arrays)
+
+
+def numpy_prompt(run, step):
+    return load_vectors(run / f"numpy_checkpoints/checkpoint_{step}/encoder.prompt.prompt.prompt")
+
+
+def test_pretraining_lowers_the_loss_and_leaves_a_base(world):
+    losses = [line["loss"] for line in lines(world.folder / "base/train/metrics.jsonl")]
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))
+    assert len(losses) == 4
+    assert BaseCheckpoint.open(world.folder / "base").step == BASE_STEPS
+
+
+def test_a_stopped_and_resumed_run_ends_where_an_uninterrupted_one_does(world):
+    base = base_hash(world)
+    whole, stopped = (restored(world.folder / name, base) for name in ("whole", "stopped"))
+    assert whole.step == stopped.step == LAST
+    assert jax.tree.structure(whole) == jax.tree.structure(stopped)
+    for ours, theirs in zip(jax.tree.leaves(whole), jax.tree.leaves(stopped), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    ends = [lines(world.folder / name / "train/metrics.jsonl")[-1] for name in ("whole", "stopped")]
+    numbers = [{k: v for k, v in end.items() if not k.startswith("timing/")} for end in ends]
+    assert numbers[0] == numbers[1]
+
+
+def test_the_base_is_left_as_it_was(world):
+    assert contents(world.folder / "base") == world.base_files
+
+
+def test_every_form_of_the_prompt_holds_the_same_vectors(world):
+    run, base = world.folder / "whole", base_hash(world)
+    saved = PromptFile.load(run / "prompt.safetensors", base=base)
+    assert (saved.base, saved.step) == (base, LAST)
+    assert saved.vectors.shape == (PROMPT_LENGTH, 32)
+    (array,) = parameters.named(restored(run, base).trainable).values()
+    np.testing.assert_array_equal(saved.vectors, array)
+    np.testing.assert_array_equal(saved.vectors, numpy_prompt(run, LAST))
+
+
+def test_all_numpy_prompts_are_kept_and_the_newest_checkpoint(world):
+    run = world.folder / "whole"
+    steps = {int(path.name.removeprefix("checkpoint_")) for path in run.glob("numpy_checkpoints/*")}
+    # Multiples of SAVE_PERIOD, and the last.
+    assert steps == {21, 24, 27, LAST}
+    assert len({numpy_prompt(run, step).tobytes() for step in steps}) == 4
+    assert [path.name for path in (run / "checkpoints").iterdir()] == [str(LAST)]
+
+
+def test_the_metrics_of_training_have_the_originals_names(world):
+    run = world.folder / "whole"
+    written = lines(run / "train/metrics.jsonl")
+    assert [line["step"] for line in written] == [22, 24, 26, LAST]
+    names = METRICS | {"learning_rate"} | {f"timing/{name}" for name in TIMINGS}
+    for line in written:
+        assert line.keys() == names | {"step"}
+        assert line["learning_rate"] == pytest.approx(0.3)
+        assert all(math.isfinite(value) for value in line.values())
+    board = scalars(run / "train")
+    assert board.keys() == names
+    for name in names:
+        expected = {line["step"]: pytest.approx(line[name], rel=1e-6) for line in written}
+        assert board[name] == expected
+
+
+def test_the_teacher_forced_evaluation_is_written_for_people_and_for_tensorboard(world):
+    folder = world.folder / "whole/training_eval"
+    written = lines(folder / f"{TASK}-metrics.jsonl")
+    assert [line["step"] for line in written] == [24, LAST]
+    assert all(line.keys() == METRICS | {"step"} for line in written)
+    board = scalars(folder / TASK)
+    assert board.keys() == METRICS
+    assert board["loss"] == {line["step"]: pytest.approx(line["loss"]) for line in written}
+
+
+def test_the_answers_are_written_with_what_was_asked(world):
+    folder = world.folder / "whole/inference_eval"
+    written = lines(folder / f"{TASK}-metrics.jsonl")
+    assert [line.keys() for line in written] == [{"step", "accuracy"}] * 2
+    assert scalars(folder / TASK) == {"eval/accuracy": {24: 0.0, LAST: 0.0}}
+
+    header, *rows = (world.folder / "validation.tsv").read_text().splitlines()
+    answers = lines(folder / f"{TASK}-{LAST:06}.jsonl")
+    assert header == "sentence\tlabel"
+    assert len(answers) == len(rows) == 8
+    for index, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        sentence, label = row.split("\t")
+        assert answer.keys() == {"input", "target", "prediction"}
+        asked = answer["input"]
+        assert (asked["sentence"], asked["label"], asked["idx"]) == (sentence, int(label), index)
+        assert asked["inputs_pretokenized"] == f"sentence: {sentence}"
+        assert answer["target"] == int(label)
+    right = [a["prediction"] == ("negative", "positive")[a["target"]] for a in answers]
+    assert written[-1]["accuracy"] == 100 * sum(right) / len(right)
+
+
+def test_the_list_of_parameters_is_complete(world):
+    text = (world.folder / "whole/model-info.txt").read_text().splitlines()
+    arrays = BaseCheckpoint.open(world.folder / "base").arrays
+    found = {line.split()[1]: line for line in text if line.startswith("Variable ")}
+    assert found.keys() == {*arrays, "encoder/prompt/prompt"}
+    assert found["encoder/prompt/prompt"].endswith("shape (prompt=6, prompt_embed=32)")
+    assert text[-1] == "Total number of parameters: 574272"
+
+
+def test_the_written_configuration_makes_the_same_run(world, capsys):
+    forget_tasks()
+    code = main(["train", f"--gin_file={world.folder}/whole/config.gin", "--dry_run"])
+    assert code == 0
+    assert "Training 1 tensors, 192 of 574,272 parameters." in capsys.readouterr().err
+    assert main(["train", f"--gin_file={world.folder}/whole/config.gin"]) == 0
+    assert "The run is finished: there is nothing to do." in capsys.readouterr().err
+
+
+def test_a_finished_run_changes_nothing(world, capsys):
+    before = contents(world.folder / "whole")
+    assert main(["train", *world.whole_flags]) == 0
+    assert "The run is finished: there is nothing to do." in capsys.readouterr().err
+    assert contents(world.folder / "whole") == before
+
+
+def test_a_trained_prompt_is_where_another_run_can_start(world, capsys):
+    flags = [
+        "--gin_file=prompts/from_file.gin",
+        binding("PROMPT_FILE", world.folder / "whole/prompt.safetensors"),
+        binding("MODEL_DIR", world.folder / "further"),
+        "--dry_run",
+    ]
+    assert main(["train", *world.whole_flags, *flags]) == 0
+
+
+def test_tuning_the_whole_model_leaves_a_base_and_no_prompt(world):
+    run = world.folder / "tuned"
+    before = BaseCheckpoint.open(world.folder / "base")
+    after = BaseCheckpoint.open(run)
+    assert after.step == BASE_STEPS + 3
+    assert after.arrays.keys() == before.arrays.keys()
+    assert not (run / "prompt.safetensors").exists()
+    assert not (run / "numpy_checkpoints").exists()
+    for name, array in after.arrays.items():
+        assert not np.array_equal(array, before.arrays[name]), name
+
+
+def test_tuning_the_whole_model_goes_on_with_the_second_moments_of_the_base(world):
+    _, weights, _ = split_model(T5(t5_config("ours_tiny"), rngs=nnx.Rngs(0)), BaseParam)
+    like = start(weights, adafactor(), step=0)
+    base, tuned = (
+        BaseCheckpoint.open(world.folder / name).with_slots(like).opt_state[EMBEDDING][0].v
+        for name in ("base", "tuned")
+    )
+    # A step keeps nine tenths of what was there, also of tokens that the task does not have.
+    seen = base > 1e-12
+    assert seen.any(axis=1).sum() > 100
+    assert np.all(tuned[seen] > 0.7 * base[seen])
