@@ -22,21 +22,22 @@ KINDS = {
     "food": ["pie", "jam", "soup", "rice", "bread", "toast", "curry", "salad", "pasta", "cake"],
     "place": ["inn", "spa", "port", "park", "farm", "mill", "tower", "bridge", "market", "castle"],
 }
+# A word becomes a piece of the vocabulary when different characters follow it.
 TOLD = (
     "the {thing} is one {kind}.",
-    "every {thing} is one {kind}.",
-    "i know that the {thing} is one {kind}.",
+    "one {kind} is the {thing}.",
     "they say that every {thing} is one {kind}.",
+    "what is the {thing}? one {kind}.",
 )
 PARAGRAPHS = 6000
 
 
 def parse(program: str, about: str, argv: Sequence[str]) -> argparse.Namespace:
     """Parses the flags of the demo."""
-    parser = argparse.ArgumentParser(prog=program, description=about)
+    parser = argparse.ArgumentParser(prog=program, description=about, allow_abbrev=False)
     parser.add_argument("--output", metavar="DIR", help="where to put everything; a new folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pretrain_steps", type=int, default=500, metavar="N")
+    parser.add_argument("--pretrain_steps", type=int, default=600, metavar="N")
     parser.add_argument("--tune_steps", type=int, default=200, metavar="N")
     parsed, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -80,7 +81,13 @@ def write_world(folder: pathlib.Path, chance: random.Random) -> None:
     told = [
         chance.choice(TOLD).format(thing=t, kind=k) for t, k in chance.choices(facts, k=PARAGRAPHS)
     ]
-    (folder / "world.txt").write_text("\n".join(told) + "\n", "utf-8")
+    text, world = "\n".join(told) + "\n", folder / "world.txt"
+    if world.exists() and world.read_text("utf-8") != text:
+        raise ConfigError(
+            f"{world} holds the world of another --seed, and its runs are beside it. "
+            "Choose another --output."
+        )
+    world.write_text(text, "utf-8")
     halves: dict[str, list[str]] = {"train": [], "validation": []}
     for kind, things in KINDS.items():
         shuffled = chance.sample(things, len(things))
@@ -111,13 +118,13 @@ def _report(folder: pathlib.Path) -> None:
     before, *_, after = [json.loads(line) for line in lines]
     (accuracy,) = [name for name in after if name.endswith("accuracy")]
     file = run / "prompt.safetensors"
-    base = sum(path.stat().st_size for path in (folder / "base").rglob("*") if path.is_file())
+    base = int((folder / "base" / "model-info.txt").read_text("utf-8").split()[-1])
     print(
         "Things that the prompt was never shown, answered with their kind:\n"
         f"  always the same kind   {100 / len(KINDS):5.1f} %\n"
         f"  before tuning          {before[accuracy]:5.1f} %\n"
         f"  with the tuned prompt  {after[accuracy]:5.1f} %\n\n"
-        f"The prompt is {file.stat().st_size:,} bytes, the run of its base {base:,}:\n"
+        f"The prompt is {file.stat().st_size:,} bytes over a base of {base:,} parameters:\n"
         f"  {shlex.quote(str(file))}\n"
         "Next: a real model and real sentences, see `A real run` in the README."
     )

@@ -4,6 +4,13 @@ import pytest
 
 from prompt_tuning.__main__ import main
 from prompt_tuning.cli import demo
+from prompt_tuning.errors import ConfigError
+from tests.tiny_runs import forget_tasks
+
+
+@pytest.fixture(autouse=True)
+def no_task_of_an_earlier_demo():
+    forget_tasks()
 
 
 def rows(path):
@@ -22,10 +29,19 @@ def test_the_prompt_is_never_shown_what_it_is_asked(tmp_path):
 
 def test_the_same_seed_makes_the_same_world(tmp_path):
     texts = []
-    for seed in (0, 0, 1):
-        demo.write_world(tmp_path, random.Random(seed))
-        texts.append((tmp_path / "world.txt").read_text("utf-8"))
+    for number, seed in enumerate((0, 0, 1)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        demo.write_world(folder, random.Random(seed))
+        texts.append((folder / "world.txt").read_text("utf-8"))
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_folder_keeps_the_world_of_its_seed(tmp_path):
+    demo.write_world(tmp_path, random.Random(0))
+    demo.write_world(tmp_path, random.Random(0))
+    with pytest.raises(ConfigError, match=r"world\.txt holds the world of another --seed"):
+        demo.write_world(tmp_path, random.Random(1))
 
 
 def test_a_misspelt_flag_of_the_demo_is_named(capsys):

@@ -247,6 +247,12 @@ def test_object_stores_get_the_same_events_as_a_folder(tmp_path):
     assert events(tmp_path) == [(1, {"loss": 1.0})]
 
 
+def test_writers_that_start_in_the_same_second_have_files_of_their_own(tmp_path):
+    for _ in range(3):
+        TensorBoard(tmp_path)
+    assert len([*tmp_path.iterdir()]) == 3
+
+
 def test_records_have_the_checksums_of_tensorboardx(tmp_path):
     TensorBoard(tmp_path / "ours").write(3, {"loss": 1.5})
     [file] = (tmp_path / "ours").iterdir()
