@@ -15,6 +15,8 @@ from prompt_tuning.model.layers import (
     mask_bias,
     relative_position_buckets,
 )
+from prompt_tuning.model.parameters import named, replaced
+from tests.reference_models import QUICKLY
 
 TABLES = [(32, 128), (4, 8), (16, 64), (64, 256)]
 DIRECTIONS = {"bidirectional": True, "causal": False}
@@ -110,27 +112,29 @@ def test_a_query_that_may_see_nothing_attends_to_every_key_alike():
     np.testing.assert_array_equal(jax.nn.softmax(scores + MASKED), [[0.25] * 4])
 
 
-def test_the_norm_divides_by_the_root_mean_square_and_nothing_else(key):
+def test_the_norm_divides_by_the_root_mean_square_and_nothing_else():
     norm = RMSNorm(8, param_dtype="float32")
     norm.scale[...] = jnp.arange(8.0)
-    x = jax.random.normal(key, (2, 3, 8)) + 5.0
+    x = drawn((2, 3, 8)) + 5.0
     exact = np.asarray(x, np.float64)
     expected = exact / np.sqrt(np.mean(exact**2, axis=-1, keepdims=True) + 1e-6) * np.arange(8)
-    np.testing.assert_allclose(norm(x), expected, rtol=1e-6)
-    np.testing.assert_array_equal(norm(jnp.zeros((1, 1, 8))), np.zeros((1, 1, 8)))
+    np.testing.assert_allclose(quickly(norm, x), expected, rtol=1e-6)
+    zeros = jnp.zeros((1, 1, 8))
+    np.testing.assert_array_equal(quickly(norm, zeros), zeros)
 
 
 def test_the_norm_of_small_numbers_shows_its_epsilon():
     norm = RMSNorm(4, param_dtype="float32")
-    np.testing.assert_allclose(norm(jnp.full((1, 1, 4), 1e-3)), np.full((1, 1, 4), 0.5**0.5), 1e-6)
+    found = quickly(norm, jnp.full((1, 1, 4), 1e-3))
+    np.testing.assert_allclose(found, np.full((1, 1, 4), 0.5**0.5), rtol=1e-6)
 
 
-def test_the_norm_of_bfloat16_is_computed_in_float32(key):
+def test_the_norm_of_bfloat16_is_computed_in_float32():
     norm = RMSNorm(64, param_dtype="bfloat16")
-    x = jax.random.normal(key, (2, 3, 64), jnp.bfloat16)
-    wide = norm(x.astype(jnp.float32))
-    assert norm(x).dtype == jnp.bfloat16
-    np.testing.assert_array_equal(norm(x), wide.astype(jnp.bfloat16))
+    x = drawn((2, 3, 64)).astype(jnp.bfloat16)
+    found, wide = quickly(norm, x), quickly(norm, x.astype(jnp.float32))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, wide.astype(jnp.bfloat16))
 
 
 FORMULAS = {
@@ -146,35 +150,42 @@ def test_every_activation_has_a_formula():
 
 
 @pytest.mark.parametrize("activations", [*((name,) for name in FORMULAS), ("gelu", "linear")])
-def test_the_mlp_multiplies_its_branches(key, activations):
+def test_the_mlp_multiplies_its_branches(activations):
     mlp = make_mlp(4, 6, activations)
-    x = jax.random.normal(key, (2, 3, 4))
+    x = drawn((2, 3, 4))
     names = ["wi"] if len(activations) == 1 else ["wi_0", "wi_1"]
     hidden = 1.0
     for name, activation in zip(names, activations, strict=True):
         kernel = np.asarray(getattr(mlp, name).kernel[...], np.float64)
         hidden = hidden * FORMULAS[activation](np.asarray(x, np.float64) @ kernel)
     expected = hidden @ np.asarray(mlp.wo.kernel[...], np.float64)
-    np.testing.assert_allclose(mlp(x, key=None), expected, atol=1e-5)
+    np.testing.assert_allclose(quickly(mlp, x, key=None), expected, atol=2e-5)
 
 
 def make_mlp(embed_dim, mlp_dim, activations=("linear",), rate=0.0):
-    return MLP(
-        embed_dim,
-        mlp_dim,
-        activations,
-        dropout_rate=rate,
-        param_dtype="float32",
-        rngs=nnx.Rngs(0),
-    )
+    def make():
+        settings = {"dropout_rate": rate, "param_dtype": "float32", "rngs": nnx.Rngs(0)}
+        return MLP(embed_dim, mlp_dim, activations, **settings)
+
+    graph, state = nnx.split(nnx.eval_shape(make))
+    arrays = {name: drawn(leaf.shape) for name, leaf in named(state).items()}
+    return nnx.merge(graph, replaced(state, arrays))
+
+
+def drawn(shape):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def quickly(module, *args, **kwargs):
+    return jax.jit(lambda: module(*args, **kwargs), compiler_options=QUICKLY)()
 
 
 def test_the_mlp_drops_the_same_hidden_features_at_every_position(key):
     mlp = make_mlp(8, 32, rate=0.5)
-    mlp.wi.kernel[...] = jnp.ones((8, 32))
-    mlp.wo.kernel[...] = jnp.eye(32, 8) + jnp.eye(32, 8, k=-8)
+    mlp.wi.kernel[...] = jnp.asarray(np.ones((8, 32), np.float32))
+    mlp.wo.kernel[...] = jnp.asarray(np.eye(32, 8) + np.eye(32, 8, k=-8), jnp.float32)
     # What comes out counts how many of hidden features i and i + 8 are left: each is 8, doubled.
-    found = np.asarray(mlp(jnp.ones((50, 3, 8)), key=key))
+    found = np.asarray(quickly(mlp, jnp.ones((50, 3, 8)), key=key))
     np.testing.assert_array_equal(found, np.broadcast_to(found[:, :1], found.shape))
     assert set(np.unique(found)) == {0.0, 16.0, 32.0}
 
