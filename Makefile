@@ -4,6 +4,7 @@ PYTHON3 ?= python3
 JOBS ?= 2
 PYTHON := .venv/bin/python
 INSTALLED := .venv/.installed
+INTEROP := .venv-interop
 
 # The quick demo, run by `make demo`.
 DEMO := $(PYTHON) -m prompt_tuning demo
@@ -17,7 +18,7 @@ LOCK = $(PYTHON) -m uv pip compile setup.py --quiet --no-config $(UPGRADE) --uni
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: dev demo test test-all format bench lock wheel
+.PHONY: dev demo test test-all test-interop format bench lock wheel
 
 dev: $(INSTALLED)
 
@@ -36,13 +37,23 @@ test: $(INSTALLED)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m pyright
-	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not interop"
 
 test-all: $(INSTALLED)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m pyright
-	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile -m "not interop"
+
+# Beside torch, transformers and PEFT, in an environment of its own.
+test-interop: $(INTEROP)/.installed
+	$(INTEROP)/bin/python -m pytest tests/interop -m interop
+
+$(INTEROP)/.installed: requirements/cpu.txt setup.py
+	$(PYTHON3) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --require-hashes -r requirements/cpu.txt
+	$(INTEROP)/bin/python -m pip install --no-build-isolation -e ".[interop]"
+	touch $@
 
 format: $(INSTALLED)
 	$(PYTHON) -m ruff check --fix .

@@ -20,6 +20,7 @@ DEPENDENCIES = [
     "etils[epath]>=1.15,<2",
     "flax>=0.12.8,<0.13",
     "gin-config>=0.5.0,<0.6",
+    "google-crc32c>=1.9,<2",
     "jax>=0.10.2,<0.11",
     "jaxtyping>=0.3.11,<0.4",
     "ml_dtypes>=0.6,<0.7",
@@ -33,6 +34,7 @@ DEPENDENCIES = [
     "tensorboardX>=2.6.5,<3",
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.10,<5",
+    "tensorstore>=0.1.86,<0.2",
     "tqdm>=4.70,<5",
 ]
 
@@ -40,9 +42,15 @@ EXTRAS = {
     # For a driver older than 580, install `jax[cuda12]` instead of this extra.
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    # For a MODEL_DIR in a Google bucket: orbax deletes and lists there with what this brings along.
+    # It also reads `gs://` where TensorFlow is not installed, or not asked (EPATH_USE_TF=false).
+    "gcs": ["gcsfs>=2026.10,<2027"],
+    # What our exports are checked against. PyPI's torch for Linux brings CUDA along.
+    "interop": ["peft>=0.21.2,<0.22", "torch>=2.13,<3", "transformers>=5.23,<6"],
     "dev": [
         "beartype>=0.23,<0.24",
         "build>=1.6,<2",
+        "gcsfs>=2026.10,<2027",
         "hypothesis>=6.170,<7",
         # The extra is Node.js in a wheel, so that the type check needs no network.
         "pyright[nodejs]>=1.1.414,<1.2",

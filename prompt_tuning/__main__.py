@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import prompt_tuning
-from prompt_tuning.cli import arguments, demo
+from prompt_tuning.cli import arguments, asset_arguments, demo
 from prompt_tuning.errors import ConfigError, PromptTuningError, nearest
 
 OUT_OF_MEMORY = 6
@@ -39,6 +39,36 @@ COMMANDS = {
     "pretrain": Command(
         module="prompt_tuning.cli.pretrain",
         about="Trains all weights of a T5 on text: a base model to tune prompts for.",
+    ),
+    "convert": Command(
+        module="prompt_tuning.cli.convert",
+        about="Turns checkpoints and prompts of one format into another.",
+        parse=asset_arguments.parse_convert,
+    ),
+    "inspect": Command(
+        module="prompt_tuning.cli.inspect",
+        about="Says what a checkpoint or prompt is: shapes, base, norms, nearest tokens, drift.",
+        parse=asset_arguments.parse_inspect,
+    ),
+    "diff": Command(
+        module="prompt_tuning.cli.diff",
+        about="Compares two checkpoints or prompts; exit code 1 if they differ.",
+        parse=asset_arguments.parse_diff,
+    ),
+    "extract": Command(
+        module="prompt_tuning.cli.extract",
+        about="Writes one variable of a checkpoint as a numpy file.",
+        parse=asset_arguments.parse_extract,
+    ),
+    "sample-vocabulary": Command(
+        module="prompt_tuning.cli.sample_vocabulary",
+        about="Draws rows of a checkpoint's embeddings as an initial prompt.",
+        parse=asset_arguments.parse_sample_vocabulary,
+    ),
+    "splice": Command(
+        module="prompt_tuning.cli.splice",
+        about="Puts a prompt into a full t5x checkpoint.",
+        parse=asset_arguments.parse_splice,
     ),
     "demo": Command(
         module="prompt_tuning.cli.demo",

@@ -51,9 +51,9 @@ def read(name):
         return dict(arrays)
 
 
-def filled(config, arrays, prompt=None, kind=T5):
+def filled(config, arrays, *, kind=T5, **methods):
     """Makes a model of the given arrays, which are named as ours, without drawing any."""
-    model = nnx.eval_shape(lambda: kind(config, prompt=prompt, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: kind(config, **methods, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
     return nnx.merge(graph, replaced(state, arrays))
 
@@ -65,7 +65,7 @@ def reference_model(name, *, with_prompt=True, config=None, changes=None):
     if not with_prompt:
         del arrays["encoder/prompt/prompt/prompt"]
         prompt = None
-    return filled(config or CONFIGS[name], from_t5x(arrays), prompt)
+    return filled(config or CONFIGS[name], from_t5x(arrays), prompt=prompt)
 
 
 def reference_batches(name):

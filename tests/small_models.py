@@ -12,7 +12,7 @@ from flax import nnx
 from prompt_tuning.batch import PAD, Batch
 from prompt_tuning.model import T5, T5Config
 from prompt_tuning.model.parameters import named
-from prompt_tuning.prompts import Prompt, Suffix, uniform
+from prompt_tuning.prompts import KeyValuePrefix, Prompt, Scale, Suffix, uniform
 from tests.reference_models import QUICKLY, filled
 
 # Every dimension has a size of its own, so that none can be taken for another.
@@ -30,22 +30,32 @@ T5_1_1 = T5Config(
 )
 T5_1_0 = dataclasses.replace(T5_1_1, mlp_activations=("relu",), tied_logits=True)
 
+# Each with the methods that T5 is given.
 MODELS = {
-    "T5 1.1": (T5_1_1, None),
-    "T5 1.1 with a prompt": (T5_1_1, functools.partial(Prompt, length=3, init=uniform())),
+    "T5 1.1": (T5_1_1, {}),
+    "T5 1.1 with a prompt": (
+        T5_1_1,
+        {"prompt": functools.partial(Prompt, length=3, init=uniform())},
+    ),
     "T5 1.0 with a suffix": (
         T5_1_0,
-        functools.partial(Prompt, length=3, init=uniform(), combine=Suffix()),
+        {"prompt": functools.partial(Prompt, length=3, init=uniform(), combine=Suffix())},
     ),
+    "T5 1.1 with a prefix": (
+        T5_1_1,
+        {"prefix": functools.partial(KeyValuePrefix, length=3, init=uniform())},
+    ),
+    "T5 1.1 with scales": (T5_1_1, {"scales": Scale}),
 }
 
 
 def small_model(name="T5 1.1 with a prompt", *, kind=T5, **changes):
     """Makes a model of the table with random weights, all large enough to be seen."""
-    config, prompt = MODELS[name]
+    config, methods = MODELS[name]
     config = dataclasses.replace(config, **changes)
-    shapes = named(nnx.state(nnx.eval_shape(lambda: T5(config, prompt=prompt, rngs=nnx.Rngs(0)))))
-    return filled(config, {name: _drawn(name, leaf) for name, leaf in shapes.items()}, prompt, kind)
+    shapes = named(nnx.state(nnx.eval_shape(lambda: T5(config, **methods, rngs=nnx.Rngs(0)))))
+    arrays = {name: _drawn(name, leaf) for name, leaf in shapes.items()}
+    return filled(config, arrays, kind=kind, **methods)
 
 
 def _drawn(name, leaf):

@@ -1,20 +1,187 @@
-"""Names of other software for the same arrays.
+"""Names of the same parameter in other software, as one table.
 
-Our parameter names are t5x's, except that t5x numbers the layers (`encoder/layers_3/...`) where we
-hold all of a stack in one array (`encoder/layers/...`), and that it nests the prompt once deeper.
+Every format is read into t5x's names, one array for each layer. Our own names are t5x's with all
+layers of a stack in one array (`encoder/layers/...` for `encoder/layers_3/...`), and with the
+prompt nested once less.
 """
 
+import dataclasses
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from prompt_tuning.errors import CheckpointError
+from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.errors import CheckpointError, nearest
 
 PROMPT = "encoder/prompt/prompt"
 T5X_PROMPT = "encoder/prompt/prompt/prompt"
+EMBEDDING = "token_embedder/embedding"
 
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One parameter, or one of every layer, under three names.
+
+    `{i}` is the index of a layer, which Mesh TensorFlow writes with three digits. `transposed` is
+    about Hugging Face, whose torch kernels are `[out, in]`; Mesh TensorFlow's arrays are t5x's.
+    """
+
+    t5x: str
+    hugging_face: str
+    mesh_tensorflow: str
+    transposed: bool = False
+
+
+def _attention(t5x: str, hugging_face: str, mesh_tensorflow: str) -> list[Rule]:
+    letters = {"query": "q", "key": "k", "value": "v", "out": "o"}
+    return [
+        Rule(
+            f"{t5x}/{name}/kernel",
+            f"{hugging_face}.{letter}.weight",
+            f"{mesh_tensorflow}/{letter}",
+            transposed=True,
+        )
+        for name, letter in letters.items()
+    ]
+
+
+def _mlp(t5x: str, hugging_face: str, mesh_tensorflow: str) -> list[Rule]:
+    return [
+        Rule(
+            f"{t5x}/{name}/kernel",
+            f"{hugging_face}.{name}.weight",
+            f"{mesh_tensorflow}/{name}/kernel",
+            transposed=True,
+        )
+        for name in ("wi", "wi_0", "wi_1", "wo")
+    ]
+
+
+# fmt: off
+RULES = (
+    Rule(EMBEDDING, "shared.weight", "shared/embedding"),
+    Rule("decoder/logits_dense/kernel", "lm_head.weight", "decoder/logits/kernel", transposed=True),
+
+    Rule("encoder/relpos_bias/rel_embedding",
+         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+         "encoder/block_000/layer_000/SelfAttention/relative_attention_bias", transposed=True),
+    Rule("encoder/layers_{i}/pre_attention_layer_norm/scale",
+         "encoder.block.{i}.layer.0.layer_norm.weight",
+         "encoder/block_{i}/layer_000/layer_norm/scale"),
+    *_attention("encoder/layers_{i}/attention",
+                "encoder.block.{i}.layer.0.SelfAttention",
+                "encoder/block_{i}/layer_000/SelfAttention"),
+    Rule("encoder/layers_{i}/pre_mlp_layer_norm/scale",
+         "encoder.block.{i}.layer.1.layer_norm.weight",
+         "encoder/block_{i}/layer_001/layer_norm/scale"),
+    *_mlp("encoder/layers_{i}/mlp",
+          "encoder.block.{i}.layer.1.DenseReluDense",
+          "encoder/block_{i}/layer_001/DenseReluDense"),
+    Rule("encoder/encoder_norm/scale",
+         "encoder.final_layer_norm.weight",
+         "encoder/final_layer_norm/scale"),
+
+    Rule("decoder/relpos_bias/rel_embedding",
+         "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+         "decoder/block_000/layer_000/SelfAttention/relative_attention_bias", transposed=True),
+    Rule("decoder/layers_{i}/pre_self_attention_layer_norm/scale",
+         "decoder.block.{i}.layer.0.layer_norm.weight",
+         "decoder/block_{i}/layer_000/layer_norm/scale"),
+    *_attention("decoder/layers_{i}/self_attention",
+                "decoder.block.{i}.layer.0.SelfAttention",
+                "decoder/block_{i}/layer_000/SelfAttention"),
+    Rule("decoder/layers_{i}/pre_cross_attention_layer_norm/scale",
+         "decoder.block.{i}.layer.1.layer_norm.weight",
+         "decoder/block_{i}/layer_001/layer_norm/scale"),
+    *_attention("decoder/layers_{i}/encoder_decoder_attention",
+                "decoder.block.{i}.layer.1.EncDecAttention",
+                "decoder/block_{i}/layer_001/EncDecAttention"),
+    Rule("decoder/layers_{i}/pre_mlp_layer_norm/scale",
+         "decoder.block.{i}.layer.2.layer_norm.weight",
+         "decoder/block_{i}/layer_002/layer_norm/scale"),
+    *_mlp("decoder/layers_{i}/mlp",
+          "decoder.block.{i}.layer.2.DenseReluDense",
+          "decoder/block_{i}/layer_002/DenseReluDense"),
+    Rule("decoder/decoder_norm/scale",
+         "decoder.final_layer_norm.weight",
+         "decoder/final_layer_norm/scale"),
+)
+# fmt: on
+
+_DIGITS = {"t5x": "{}", "hugging_face": "{}", "mesh_tensorflow": "{:03d}"}
 _LAYER = re.compile(r"(?P<stack>encoder|decoder)/layers_(?P<index>\d+)/(?P<rest>.+)")
+
+
+def translated(name: str, *, source: str, target: str) -> tuple[str, Rule] | None:
+    """Returns the name of a parameter in another column of the table, and its rule.
+
+    >>> translated("shared.weight", source="hugging_face", target="t5x")[0]
+    'token_embedder/embedding'
+
+    Args:
+        name: of one parameter, with the index of its layer filled in.
+        source: the column that `name` is from: `t5x`, `hugging_face` or `mesh_tensorflow`.
+        target: the column to translate to.
+
+    Returns:
+        None if no rule has this name.
+    """
+    pattern = re.sub(r"(?<=[._])\d+(?=[./])", "{i}", name, count=1) if name else name
+    for candidate in (name, pattern):
+        rule = _by_name(source).get(candidate)
+        if rule is None:
+            continue
+        if candidate == name:
+            return getattr(rule, target), rule
+        index = int(re.search(r"(?<=[._])\d+(?=[./])", name)[0])  # pyright: ignore[reportOptionalSubscript]
+        if fill(rule, source, index) == name:
+            return fill(rule, target, index), rule
+    return None
+
+
+def fill(rule: Rule, column: str, index: int) -> str:
+    """Returns a rule's name for the layer `index`."""
+    return getattr(rule, column).replace("{i}", _DIGITS[column].format(index))
+
+
+@functools.cache
+def _by_name(column: str) -> dict[str, Rule]:
+    return {getattr(rule, column): rule for rule in RULES}
+
+
+def to_t5x_names(
+    tensors: Mapping[str, Stored], *, source: str, where: str, known: Iterable[str] = ()
+) -> dict[str, Stored]:
+    """Renames a checkpoint's arrays to t5x's and turns them t5x's way.
+
+    Args:
+        tensors: by their names in `source`.
+        source: the column of the table, `hugging_face` or `mesh_tensorflow`.
+        where: the checkpoint, for messages.
+        known: more names to offer as the nearest ones.
+
+    Raises:
+        CheckpointError: an array that no rule knows.
+    """
+    ours, strangers = {}, []
+    for name, tensor in tensors.items():
+        found = translated(name, source=source, target="t5x")
+        if found is None:
+            strangers.append(name)
+            continue
+        theirs, rule = found
+        turned = rule.transposed and source == "hugging_face"
+        ours[theirs] = tensor.transposed() if turned else tensor
+    if strangers:
+        names = [*known, *(getattr(rule, source).format(i=0) for rule in RULES)]
+        lines = [f"left over {name!r}.{nearest(name, names)}" for name in strangers[:5]]
+        raise CheckpointError(
+            f"{where} holds {len(strangers)} arrays that a T5 does not have; is it a checkpoint of "
+            "another architecture?\n  " + "\n  ".join(lines)
+        )
+    return ours
 
 
 def from_t5x(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -49,7 +216,9 @@ def to_t5x(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _stacked(name: str, by_index: dict[int, np.ndarray]) -> np.ndarray:
-    missing = sorted(set(range(max(by_index) + 1)) - set(by_index))
+    # A layer with a huge index is no reason to count up to it.
+    seen = min(max(by_index) + 1, len(by_index) + 20)
+    missing = [i for i in range(seen) if i not in by_index]
     if missing:
         raise CheckpointError(
             f"Layers {missing} of {name!r} are missing (found {sorted(by_index)}). "

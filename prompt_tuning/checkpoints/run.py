@@ -1,20 +1,21 @@
 """A run's own checkpoints: what changed and the slots of its optimizer, never the frozen base."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from prompt_tuning.checkpoints import mapping
+from prompt_tuning.checkpoints.contents import Contents, contents
+from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.t5x_orbax import orbax_arrays
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import parameters
 from prompt_tuning.training.state import RunState
 
 FOLDER = "checkpoints"
-EMBEDDING = "token_embedder/embedding"
 _POLICIES = ocp.training.preservation_policies
 _DECISIONS = ocp.training.save_decision_policies
 
@@ -87,59 +88,53 @@ class RunCheckpoints:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BaseCheckpoint:
-    """A pretrained model, as a run that trained the whole model has saved it.
+def looks_like_run(path: epath.Path) -> bool:
+    """Whether this is a run's folder or one of its checkpoints."""
+    return (path / FOLDER).exists() or (path / "params" / "_METADATA").exists()
 
-    Attributes:
-        folder: the checkpoint.
-        arrays: the parameters by name.
-        step: how many updates made them.
+
+def open_run(path: epath.Path) -> Contents:
+    """Opens the model in a run's folder (its newest checkpoint) or one of `checkpoints/<step>`.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it holds a prompt instead of a model.
     """
-
-    folder: epath.Path
-    arrays: dict[str, np.ndarray]
-    step: int
-
-    @classmethod
-    def open(cls, path: epath.PathLike) -> "BaseCheckpoint":
-        """Reads a run's folder (its newest checkpoint) or one of its `checkpoints/<step>`.
-
-        Raises:
-            CheckpointError: there is no checkpoint, or it holds a prompt instead of a model.
-        """
-        folder = _newest(epath.Path(path))
-        if not (folder / "params").exists():
-            raise CheckpointError(
-                f"There is no model checkpoint at {path!s} (INITIAL_CHECKPOINT_PATH). Expected the "
-                f"folder of a pretraining run, or one of its {FOLDER}/<step>."
-            )
-        loaded = ocp.load_checkpointables(folder, {"params": None, "meta": None})
-        if EMBEDDING not in loaded["params"]:
-            raise CheckpointError(
-                f"The checkpoint at {folder!s} holds {sorted(loaded['params'])}, a prompt and not "
-                "a model. Set INITIAL_CHECKPOINT_PATH to the base model it was trained over."
-            )
-        return cls(folder=folder, arrays=loaded["params"], step=int(loaded["meta"]["step"]))
-
-    def with_slots(self, state: RunState) -> RunState:
-        """Returns the state with the optimizer slots that belong to these parameters.
-
-        A model that is trained further goes on with the second moments it had, as in t5x.
-
-        Raises:
-            CheckpointError: they were made by another optimizer.
-        """
-        loaded = ocp.load_checkpointables(self.folder, {"optimizer": None})["optimizer"]
-        return state._replace(opt_state=_slots(loaded, state.opt_state, str(self.folder)))
+    folder = newest(path)
+    if not (folder / "params").exists():
+        raise CheckpointError(
+            f"There is no checkpoint in {path!s} yet. Expected the folder of a run, or one of its "
+            f"{FOLDER}/<step>."
+        )
+    stacked = orbax_arrays(folder / "params")
+    if mapping.EMBEDDING not in stacked:
+        raise CheckpointError(
+            f"The checkpoint at {folder!s} holds {sorted(stacked)}, a prompt and not a model. Name "
+            "the base model it was trained over instead."
+        )
+    meta = ocp.load_checkpointables(folder, {"meta": None})["meta"]
+    tensors: dict[str, Stored] = {}
+    for name, array in stacked.items():
+        stack, layers, rest = name.partition("/layers/")
+        if layers:
+            for i in range(array.shape[0]):
+                tensors[f"{stack}/layers_{i}/{rest}"] = array.layer(i)
+        else:
+            tensors[name] = array
+    return contents(kind="run", where=folder, tensors=tensors, step=int(meta["step"]))
 
 
-def load_embeddings(path: epath.PathLike) -> np.ndarray:
-    """Returns the token embeddings `[V, D]` of a base model, for prompt initializers."""
-    return np.asarray(BaseCheckpoint.open(path).arrays[EMBEDDING])
+def with_slots(folder: epath.Path, state: RunState) -> RunState:
+    """Returns the state with the optimizer slots saved in one of a run's checkpoints.
+
+    Raises:
+        CheckpointError: they were made by another optimizer.
+    """
+    loaded = ocp.load_checkpointables(folder, {"optimizer": None})["optimizer"]
+    return state._replace(opt_state=_slots(loaded, state.opt_state, str(folder)))
 
 
-def _newest(folder: epath.Path) -> epath.Path:
+def newest(folder: epath.Path) -> epath.Path:
+    """Returns the newest checkpoint of a run's folder; any other folder as it is."""
     if not (folder / FOLDER).exists():
         return folder
     steps = [int(child.name) for child in (folder / FOLDER).iterdir() if child.name.isdigit()]

@@ -77,14 +77,16 @@ def gin_flag(name: str, value: str) -> str:
     return f"--gin.{name}={shlex.quote(value)}"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong flag as the fault of the class that it is."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see `{self.prog} --help`).")
 
 
 def _parser(program: str, about: str) -> argparse.ArgumentParser:
     example = gin_flag("MODEL_DIR", "'/tmp/run'")
-    parser = _Parser(
+    parser = Parser(
         prog=program,
         usage=f"{program} --gin_file=FILE [--gin.NAME=VALUE ...] [flags]",
         description=about,
@@ -121,7 +123,7 @@ def _parser(program: str, about: str) -> argparse.ArgumentParser:
         metavar="DIR,DIR",
         help="folders to look for gin files and their includes in",
     )
-    _add_boolean(
+    add_boolean(
         configuration, "dry_run", "read the data, trace one step on shapes; leave MODEL_DIR alone"
     )
 
@@ -136,7 +138,7 @@ def _parser(program: str, about: str) -> argparse.ArgumentParser:
     )
 
     processes = parser.add_argument_group("several processes (a TPU slice needs none of these)")
-    _add_boolean(processes, "multiprocess_gpu", "connect the processes with jax.distributed")
+    add_boolean(processes, "multiprocess_gpu", "connect the processes with jax.distributed")
     processes.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
     processes.add_argument("--process_count", type=int, metavar="N", help="of the whole run")
     processes.add_argument("--process_index", type=int, metavar="I", help="of this one, from 0")
@@ -146,11 +148,12 @@ def _parser(program: str, about: str) -> argparse.ArgumentParser:
 
     ignored = parser.add_argument_group("accepted and ignored, for scripts written for absl")
     for name in IGNORED_FLAGS:
-        _add_boolean(ignored, name, "the log always goes to stderr")
+        add_boolean(ignored, name, "the log always goes to stderr")
     return parser
 
 
-def _add_boolean(group: Any, name: str, about: str) -> None:
+def add_boolean(group: Any, name: str, about: str) -> None:
+    """Adds a flag that may be written `--NAME`, `--NAME=true` and `--noNAME`."""
     group.add_argument(
         f"--{name}",
         nargs="?",

@@ -14,12 +14,15 @@ from etils import epath
 from flax import nnx
 
 from prompt_tuning.batch import Batch
-from prompt_tuning.checkpoints import prompt_file
-from prompt_tuning.checkpoints.run import BaseCheckpoint, RunCheckpoints
+from prompt_tuning.checkpoints import base as base_model
+from prompt_tuning.checkpoints import mapping, numpy_file, prompt_file
+from prompt_tuning.checkpoints.contents import Contents
+from prompt_tuning.checkpoints.formats import open_model
+from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.cli import config
 from prompt_tuning.cli.arguments import RunArguments
 from prompt_tuning.data.batches import prefetch
-from prompt_tuning.errors import ConfigError, nearest
+from prompt_tuning.errors import CheckpointError, ConfigError, nearest
 from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.losses import Loss
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
@@ -71,6 +74,7 @@ def train(
     trainable: str = "prompt",
     prompt: Callable[..., nnx.Module] | None = None,
     initial_checkpoint: str | None = None,
+    initial_step: int | None = None,
     vocabulary: Vocabulary | None = None,
     loss: Loss | None = None,
     microbatches: int = 1,
@@ -95,6 +99,8 @@ def train(
         prompt: makes the prompt; called with `embed_dim` and `rngs` (PROMPT).
         initial_checkpoint: the base model (INITIAL_CHECKPOINT_PATH). None starts a model from
             scratch, which only a run that trains the model may.
+        initial_step: the step at which the base stands, for one whose format does not say, such as
+            Hugging Face's. LM-adapted T5 1.1 stands at 1,100,000.
         vocabulary: what the data was tokenised with, to check that the model has a row for every
             id.
         microbatches: parts of a batch whose gradients are added up, to save memory.
@@ -108,12 +114,13 @@ def train(
     Returns:
         The final state; None after a dry run.
     """
-    base = None if initial_checkpoint is None else BaseCheckpoint.open(initial_checkpoint)
-    module = _build(model, prompt, base, trainable, random_seed, shapes_only=dry_run)
+    base = None if initial_checkpoint is None else _open_base(initial_checkpoint)
+    digest = parameters.Fingerprint()
+    module = _build(model, prompt, base, trainable, random_seed, digest, shapes_only=dry_run)
     if vocabulary is not None:
         _check_vocabulary(vocabulary, module.config)
     graph, chosen, frozen = split_model(module, TRAINABLE[trainable])
-    first_step = base.step if base else 0
+    first_step = _first_step(base, initial_step)
     last_step = _last_step(total_steps, relative_steps, first_step)
     train_step = make_train_step(graph, optimizer, loss=loss, microbatches=microbatches)
     key = jax.random.key(random_seed) if module.config.dropout_rate else None
@@ -127,12 +134,13 @@ def train(
     folder = epath.Path(model_dir)
     saving = saving or Saving()
     # Of the parameters as they are stored, whatever dtype this run keeps them in.
-    base_hash = parameters.fingerprint(base.arrays if base else {})
+    base_hash = digest.hexdigest()
     state = start(chosen, optimizer, step=first_step)
     if base and trainable == "model":
-        state = base.with_slots(state)
+        state = base_model.with_slots(base, state)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(RunCheckpoints(folder, base=base_hash, keep=saving.keep))
+        initial = jax.device_get(parameters.named(chosen)) if trainable == "prompt" else {}
         state = checkpoints.restore(state) or state
         log.info("%s Base %s.", _counts(chosen, frozen), base_hash[:12])
         log.info("Step %d of %d; everything goes to %s.", state.step, last_step, folder)
@@ -147,6 +155,8 @@ def train(
         def save(state: RunState) -> None:
             checkpoints.save(state)
             if trainable == "prompt":
+                # What drift is measured from. Not before, so that a run that fails leaves nothing.
+                numpy_file.save_numpy(folder, first_step, initial[mapping.PROMPT])
                 _save_prompt(folder, state, base_hash)
 
         writers = Writers(
@@ -199,9 +209,10 @@ def start_logging() -> None:
 def _build(
     model: Callable[..., T5],
     prompt: Callable[..., nnx.Module] | None,
-    base: BaseCheckpoint | None,
+    base: Contents | None,
     trainable: str,
     seed: int,
+    digest: parameters.Fingerprint,
     *,
     shapes_only: bool,
 ) -> T5:
@@ -223,12 +234,37 @@ def _build(
     # Only shapes are needed of a base that is read from a file.
     module = nnx.eval_shape(make) if shapes_only or base is not None else make()
     if base is not None:
-        graph, shapes, rest = nnx.split(module, BaseParam, ...)
-        module = nnx.merge(graph, parameters.replaced(shapes, base.arrays), rest)
+        base_model.check_architecture(module.config, base)
+        if not shapes_only:
+            module = base_model.fill(module, base, digest=digest)
     if prompt is not None and trainable == "prompt":
         rngs = nnx.Rngs(params=prompt_key)
         module.encoder.prompt = prompt(embed_dim=module.config.embed_dim, rngs=rngs)
     return module
+
+
+def _open_base(path: str) -> Contents:
+    try:
+        return open_model(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"INITIAL_CHECKPOINT_PATH: {error}") from error
+
+
+def _first_step(base: Contents | None, given: int | None) -> int:
+    if base is None or base.step is not None:
+        known = base.step if base else 0
+        if given not in (None, known):
+            raise ConfigError(
+                f"train.initial_step is {given}, but the base stands at step {known}. Leave it out."
+            )
+        return known
+    if given is None:
+        log.warning(
+            "%s does not say at which step it stands: counting from 0. The optimizer counts the "
+            "base's steps too; for LM-adapted T5 1.1 set --gin.train.initial_step=1_100_000.",
+            base.where,
+        )
+    return given or 0
 
 
 def _check_vocabulary(vocabulary: Vocabulary, shape: T5Config) -> None:
@@ -297,9 +333,9 @@ def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _save_prompt(folder: epath.Path, state: RunState, base_hash: str) -> None:
-    (vectors,) = jax.device_get(list(parameters.named(state.trainable).values()))
-    prompt_file.save_numpy(folder, state.step, vectors)
-    saved = prompt_file.PromptFile(vectors=np.asarray(vectors), base=base_hash, step=state.step)
+    vectors = jax.device_get(parameters.named(state.trainable)[mapping.PROMPT])
+    numpy_file.save_numpy(folder, state.step, vectors)
+    saved = prompt_file.PromptFile.of(np.asarray(vectors), base=base_hash, step=state.step)
     saved.save(folder / prompt_file.FILE)
 
 

@@ -11,6 +11,8 @@ from prompt_tuning.model.layers import Projection, dropout
 from prompt_tuning.model.remat import keep
 
 KeysValues = tuple[Float[Array, "*L B S N H"], Float[Array, "*L B S N H"]]
+# Learned keys and values, the same for every example.
+Prefix = tuple[Float[Array, "*L P N H"], Float[Array, "*L P N H"]]
 # What a decoder said before, with room for R tokens: not as long as what it attends to across.
 Past = tuple[Float[Array, "*L B R N H"], Float[Array, "*L B R N H"]]
 
@@ -19,7 +21,8 @@ class Attention(nnx.Module):
     """Attention of queries `[B T D]` over keys and values made from any `[B S D]`.
 
     Keys and values are made apart (`keys_values`), so that a decoder can make those of the
-    encoder's output once and those of its own past incrementally.
+    encoder's output once and those of its own past incrementally. `k_conv` and `v_conv` are None
+    or change them, see `blocks.scale`.
     """
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
@@ -34,12 +37,20 @@ class Attention(nnx.Module):
         self.value = Projection(shape, axes, normal, param_dtype=dtype, rngs=rngs)
         back, back_axes = (inner, config.embed_dim), ("joined_kv", "embed")
         self.out = Projection(back, back_axes, normal, param_dtype=dtype, rngs=rngs)
+        self.k_conv: nnx.Module | None = nnx.data(None)
+        self.v_conv: nnx.Module | None = nnx.data(None)
         self.heads = (config.num_heads, config.head_dim)
         self.dropout_rate = config.dropout_rate
 
     def keys_values(self, x: Float[Array, "B S D"]) -> KeysValues:
         """Returns the keys and values of `x`, `[B S N H]` each."""
-        return self._split(keep(self.key(x), "key")), self._split(keep(self.value(x), "value"))
+        keys = self._split(keep(self.key(x), "key"))
+        values = self._split(keep(self.value(x), "value"))
+        if self.k_conv is not None:
+            keys = self.k_conv(keys)
+        if self.v_conv is not None:
+            values = self.v_conv(values)
+        return keys, values
 
     def __call__(
         self,
@@ -61,3 +72,15 @@ class Attention(nnx.Module):
 
     def _split(self, x: Float[Array, "B T I"]) -> Float[Array, "B T N H"]:
         return x.reshape(*x.shape[:2], *self.heads)
+
+
+def in_front(prefix: Prefix, own: KeysValues) -> Past:
+    """Puts learned keys and values before those of every example."""
+
+    def join(learned: Float[Array, "*L P N H"], own: Float[Array, "*L B S N H"]) -> jax.Array:
+        # Broadcast first, cast second, so that gradients are summed in float32 (see `Prompt`).
+        shape = (*own.shape[:-3], *learned.shape[-3:])
+        each = jnp.broadcast_to(jnp.expand_dims(learned, -4), shape).astype(own.dtype)
+        return jnp.concatenate([each, own], axis=-3)
+
+    return join(prefix[0], own[0]), join(prefix[1], own[1])

@@ -103,6 +103,21 @@ def stack(block: Callable[..., nnx.Module], layers: int, rngs: nnx.Rngs) -> nnx.
     return stacked
 
 
+def scale(layers: nnx.Module, make: Callable[..., nnx.Module], n: int) -> None:
+    """Puts learned factors on the keys, values and hidden MLP features of a stack of `n` layers.
+
+    `make` is called with `shape` and `axes` for each, see `prompts.ia3`; the attributes are named
+    as in the original.
+    """
+    for _, module in nnx.iter_modules(layers):
+        if isinstance(module, Attention):
+            shape, axes = (n, *module.heads), ("layers", "heads", "kv")
+            module.k_conv = make(shape=shape, axes=axes)
+            module.v_conv = make(shape=shape, axes=axes)
+        elif isinstance(module, MLP):
+            module.intermediate_conv = make(shape=(n, module.mlp_dim), axes=("layers", "mlp"))
+
+
 def scan_layers(
     body: Callable[..., tuple[Any, Any]],
     layers: nnx.Module,

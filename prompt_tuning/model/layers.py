@@ -65,7 +65,10 @@ class RMSNorm(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """The feed-forward sub-layer, gated when there are two activations (T5 1.1)."""
+    """The feed-forward sub-layer, gated when there are two activations (T5 1.1).
+
+    `intermediate_conv` is None or changes the hidden features, see `blocks.scale`.
+    """
 
     def __init__(
         self,
@@ -81,6 +84,8 @@ class MLP(nnx.Module):
         gated = len(activations) > 1
         self.inputs = tuple(f"wi_{i}" if gated else "wi" for i in range(len(activations)))
         self.activations = activations
+        self.intermediate_conv: nnx.Module | None = nnx.data(None)
+        self.mlp_dim = mlp_dim
         self.dropout_rate = dropout_rate
         for name in self.inputs:
             shape, axes = (embed_dim, mlp_dim), ("embed", "mlp")
@@ -97,6 +102,8 @@ class MLP(nnx.Module):
             for name, activation in zip(self.inputs, self.activations, strict=True)
         ]
         hidden = functools.reduce(jnp.multiply, branches)
+        if self.intermediate_conv is not None:
+            hidden = self.intermediate_conv(hidden)
         return self.wo(dropout(hidden, self.dropout_rate, key, shared_axis=1))
 
 
@@ -120,9 +127,12 @@ class RelativePositions(nnx.Module):
         self.max_distance = max_distance
         self.bidirectional = bidirectional
 
-    def __call__(self, queries: int, keys: int) -> Float[Array, "1 N T S"]:
-        """Returns the float32 bias of each query position for each key position."""
-        distance = np.arange(keys)[None, :] - np.arange(queries)[:, None]
+    def __call__(self, queries: int, keys: int, *, first: int = 0) -> Float[Array, "1 N T S"]:
+        """Returns the float32 bias of each query position for each key position.
+
+        The first query stands at position `first`, the first key at 0.
+        """
+        distance = np.arange(keys)[None, :] - np.arange(first, first + queries)[:, None]
         buckets = relative_position_buckets(
             distance, self.buckets, self.max_distance, bidirectional=self.bidirectional
         )
@@ -171,10 +181,13 @@ def dropout(
 
 
 def mask_bias(
-    queries: Bool[Array, "B T"], keys: Bool[Array, "B S"], *, causal: bool = False
+    queries: Bool[Array, "B T"], keys: Bool[Array, "B S"], *, causal: bool = False, first: int = 0
 ) -> Float[Array, "B 1 T S"]:
-    """Returns 0 where a query may see a key, `MASKED` elsewhere."""
+    """Returns 0 where a query may see a key, `MASKED` elsewhere.
+
+    `causal` hides the keys after a query; the first query stands at position `first`.
+    """
     visible = queries[:, None, :, None] & keys[:, None, None, :]
     if causal:
-        visible &= np.tri(queries.shape[1], keys.shape[1], dtype=bool)[None, None]
+        visible &= np.tri(queries.shape[1], keys.shape[1], first, dtype=bool)[None, None]
     return jnp.where(visible, 0.0, MASKED)

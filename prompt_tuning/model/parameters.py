@@ -67,13 +67,51 @@ def check_names(*, found: Iterable[str], wanted: Iterable[str], where: str) -> N
     )
 
 
+class Fingerprint:
+    """SHA-256 of a model's values by name, taken in whatever order they come.
+
+    Layers count one by one, and 16-bit values as the float32 they are, so that the same model has
+    the same fingerprint in every format it is stored in, stacked or not.
+
+    >>> fingerprint = Fingerprint()
+    >>> fingerprint.add("encoder/encoder_norm/scale", scale)
+    >>> fingerprint.hexdigest()
+    """
+
+    # Values are widened and hashed so many at a time, which keeps the copy small.
+    CHUNK = 1 << 22
+
+    def __init__(self):
+        self._lines: dict[str, str] = {}
+
+    def add(self, name: str, array: jax.Array | np.ndarray) -> None:
+        """Adds one parameter under t5x's name, or a stack of them under ours."""
+        stack, stacked, rest = name.partition("/layers/")
+        if stacked:
+            for i in range(len(array)):
+                self._add(f"{stack}/layers_{i}/{rest}", np.asarray(array[i]))
+        else:
+            self._add(name, np.asarray(array))
+
+    def _add(self, name: str, array: np.ndarray) -> None:
+        dtype = np.dtype(np.float32) if array.dtype.itemsize == 2 else array.dtype
+        digest = hashlib.sha256()
+        rows = max(1, self.CHUNK // max(1, array[:1].size))
+        for start in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[start : start + rows], dtype).data)
+        self._lines[name] = f"{name} {dtype} {array.shape} {digest.hexdigest()}\n"
+
+    def hexdigest(self) -> str:
+        lines = "".join(self._lines[name] for name in sorted(self._lines))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def fingerprint(arrays: Mapping[str, jax.Array | np.ndarray]) -> str:
-    """Returns the SHA-256 of all names, shapes, dtypes and bytes, wherever the arrays lie."""
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+    """Returns the `Fingerprint` of all arrays, wherever they lie."""
+    whole = Fingerprint()
+    for name, array in arrays.items():
+        whole.add(name, array)
+    return whole.hexdigest()
 
 
 def count(state: nnx.State) -> int:

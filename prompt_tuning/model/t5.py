@@ -10,10 +10,11 @@ from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from prompt_tuning.batch import PAD, Batch, shift_right
-from prompt_tuning.model.attention import KeysValues, Past
+from prompt_tuning.model.attention import KeysValues, Past, in_front
 from prompt_tuning.model.blocks import (
     DecoderBlock,
     EncoderBlock,
+    scale,
     scan_layers,
     split,
     stack,
@@ -38,13 +39,20 @@ class Encoded(NamedTuple):
 
 
 class T5(nnx.Module):
-    """A T5 of any family, with or without a prompt in front of the encoder's input.
+    """A T5 of any family, and the places where a method may add what it learns.
 
-    `prompt` makes the module that extends the embedded input; it is called with `embed_dim` and
-    `rngs`. Parameter names are t5x's, with all layers of a stack in one array.
+    Parameter names are t5x's, with all layers of a stack in one array.
 
     >>> model = T5(t5_config("ours_tiny"), rngs=nnx.Rngs(0))
     >>> logits = model(batch)  # [B U V] float32
+
+    Args:
+        prompt: makes the module that extends the encoder's embedded input (`Prompt`); called with
+            `embed_dim` and `rngs`.
+        prefix: makes the module whose keys and values stand before the decoder's own in every
+            layer (`KeyValuePrefix`); called with `layers`, `heads` and `rngs`.
+        scales: makes each module that scales keys, values or hidden features (`Scale`, IA3);
+            called with `shape` and `axes`.
     """
 
     def __init__(
@@ -52,16 +60,23 @@ class T5(nnx.Module):
         config: T5Config,
         *,
         prompt: Callable[..., nnx.Module] | None = None,
+        prefix: Callable[..., nnx.Module] | None = None,
+        scales: Callable[..., nnx.Module] | None = None,
         rngs: nnx.Rngs,
     ):
         self.config = config
         self.token_embedder = Embedding(config, rngs=rngs)
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
-        # Made last, so that a base drawn from the same seed is the same with and without a prompt.
-        self.encoder.prompt = (
-            None if prompt is None else prompt(embed_dim=config.embed_dim, rngs=rngs)
-        )
+        # Made last, so that a base drawn from the same seed is the same with and without a method.
+        if prompt is not None:
+            self.encoder.prompt = prompt(embed_dim=config.embed_dim, rngs=rngs)
+        if prefix is not None:
+            heads = (config.num_heads, config.head_dim)
+            self.decoder.prefix = prefix(layers=config.decoder_layers, heads=heads, rngs=rngs)
+        if scales is not None:
+            scale(self.encoder.layers, scales, config.encoder_layers)
+            scale(self.decoder.layers, scales, config.decoder_layers)
 
     def __call__(self, batch: Batch, *, key: PRNGKeyArray | None = None) -> Float[Array, "B U V"]:
         """Returns float32 logits for every target token; with a key, dropout is active."""
@@ -94,10 +109,14 @@ class T5(nnx.Module):
         return self.decoder.cross_keys_values(encoded.hidden)
 
     def empty_past(self, batch: int, length: int) -> Past:
-        """Returns room for the decoder's own keys and values of `length` tokens."""
+        """Returns room for the decoder's own keys and values of `length` tokens.
+
+        A learned prefix stands in front of it, R is P + `length` then.
+        """
         config = self.config
         shape = (config.decoder_layers, batch, length, config.num_heads, config.head_dim)
-        return jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
+        room = jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)
+        return room if self.decoder.prefix is None else in_front(self.decoder.prefix(), room)
 
     def decode_next(
         self,
@@ -204,6 +223,7 @@ class Decoder(nnx.Module):
             self.logits_dense = Projection(
                 shape, axes, init, param_dtype=config.param_dtype, rngs=rngs
             )
+        self.prefix: nnx.Module | None = nnx.data(None)
 
     def __call__(
         self,
@@ -218,26 +238,31 @@ class Decoder(nnx.Module):
         config = self.config
         keys = split(key, 3)
         x = dropout(embedded, config.dropout_rate, keys[0], shared_axis=1)
-        length = x.shape[1]
-        spoken = targets != PAD
+        spoken = visible = targets != PAD
+        prefix, first, length = None, 0, x.shape[1]
+        if self.prefix is not None:
+            prefix = self.prefix()
+            first = prefix[0].shape[1]
+            visible = jnp.pad(spoken, ((0, 0), (first, 0)), constant_values=True)
         self_biases = (
-            self.relpos_bias(length, length),
-            mask_bias(spoken, spoken, causal=True),
+            self.relpos_bias(length, first + length, first=first),
+            mask_bias(spoken, visible, causal=True, first=first),
         )
         cross_bias = mask_bias(spoken, encoded.real)
         real = _decoder_positions(inputs)
 
         def body(block: DecoderBlock, x, scanned):
-            key, cross = scanned
+            key, cross, prefix = scanned
             if cross is None:
                 cross = block.encoder_decoder_attention.keys_values(encoded.hidden)
-            x, _ = block(x, real, lambda own: own, cross, self_biases, cross_bias, key=key)
-            return x, None
 
-        layer_keys = _layer_keys(keys[1], config.decoder_layers)
-        x, _ = scan_layers(
-            body, self.layers, x, (layer_keys, cross), remat=config.remat, unroll=config.unroll
-        )
+            def remember(own: KeysValues) -> Past:
+                return own if prefix is None else in_front(prefix, own)
+
+            return block(x, real, remember, cross, self_biases, cross_bias, key=key)[0], None
+
+        scanned = (_layer_keys(keys[1], config.decoder_layers), cross, prefix)
+        x, _ = scan_layers(body, self.layers, x, scanned, remat=config.remat, unroll=config.unroll)
         x = dropout(self.decoder_norm(x), config.dropout_rate, keys[2], shared_axis=1)
         return zero_padding(x, real)
 
@@ -259,6 +284,8 @@ class Decoder(nnx.Module):
         encoded_real: Bool[Array, "B S"],
     ) -> tuple[Float[Array, "B 1 D"], Past]:
         """Runs one position against the past; see `T5.decode_next`."""
+        if self.prefix is not None:
+            position = position + self.prefix()[0].shape[1]
         batch, length = past[0].shape[1:3]
         table = self.relpos_bias(length, length)
         seen = jnp.arange(length) <= position

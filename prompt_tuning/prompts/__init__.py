@@ -1,6 +1,7 @@
-"""Trainable prompts: the module, where it goes in the text, and how it starts."""
+"""What is trained instead of the model: prompts and their kin, and how a prompt starts."""
 
 from prompt_tuning.prompts.combine import Combine, Suffix, after_bos, prefix
+from prompt_tuning.prompts.ia3 import Scale
 from prompt_tuning.prompts.initializers import (
     Initializer,
     from_array,
@@ -10,13 +11,16 @@ from prompt_tuning.prompts.initializers import (
     symmetric_uniform,
     uniform,
 )
+from prompt_tuning.prompts.key_value_prefix import KeyValuePrefix
 from prompt_tuning.prompts.prompt import Prompt, PromptParam
 
 __all__ = [
     "Combine",
     "Initializer",
+    "KeyValuePrefix",
     "Prompt",
     "PromptParam",
+    "Scale",
     "Suffix",
     "after_bos",
     "from_array",

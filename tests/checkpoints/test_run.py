@@ -5,8 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
-from prompt_tuning.checkpoints.run import BaseCheckpoint, RunCheckpoints, load_embeddings
+from prompt_tuning.checkpoints import load_embeddings, open_model
+from prompt_tuning.checkpoints.base import with_slots
+from prompt_tuning.checkpoints.mapping import to_t5x
+from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import BaseParam, parameters
 from prompt_tuning.prompts import PromptParam
@@ -132,7 +136,7 @@ def test_a_save_that_was_killed_is_passed_over(tmp_path, unfinished):
     for file in sorted(path for path in (whole / "params").iterdir() if path.is_file())[:2]:
         (partial / "params" / file.name).write_bytes(file.read_bytes())
     assert_identical(restore(tmp_path, fresh(BaseParam)), state)
-    assert BaseCheckpoint.open(tmp_path).step == 7
+    assert open_model(tmp_path).step == 7
 
 
 def test_a_prompt_checkpoint_holds_nothing_of_the_base(tmp_path):
@@ -207,18 +211,18 @@ def pretrained(tmp_path_factory):
 @pytest.mark.parametrize(("path", "step"), [("", 30), ("checkpoints/30", 30), ("checkpoints/9", 9)])
 def test_a_base_is_read_from_a_run_or_from_one_of_its_checkpoints(pretrained, path, step):
     folder, state = pretrained
-    base = BaseCheckpoint.open(folder / path)
-    assert (base.step, base.folder) == (step, folder / f"checkpoints/{step}")
-    expected = parameters.named(state.trainable)
-    assert base.arrays.keys() == expected.keys()
-    for name, array in base.arrays.items():
-        np.testing.assert_array_equal(array, expected[name])
+    base = open_model(folder / path)
+    assert (base.step, base.where) == (step, epath.Path(folder) / f"checkpoints/{step}")
+    trained = {name: np.asarray(one) for name, one in parameters.named(state.trainable).items()}
+    expected = to_t5x(trained)
+    assert base.tensors.keys() == expected.keys()
+    for name, one in base.tensors.items():
+        np.testing.assert_array_equal(one.load(), expected[name], err_msg=name)
 
 
 def test_a_model_that_is_trained_further_goes_on_with_its_slots(pretrained):
     folder, state = pretrained
-    base = BaseCheckpoint.open(folder)
-    again = base.with_slots(fresh(BaseParam, step=30))
+    again = with_slots(open_model(folder), fresh(BaseParam, step=30))
     assert_identical(again._replace(trainable=state.trainable), state)
 
 
@@ -226,7 +230,7 @@ def test_slots_of_another_optimizer_are_refused(pretrained):
     folder, _ = pretrained
     factored = fresh(BaseParam, OPTIMIZERS["factored"], step=30)
     with pytest.raises(CheckpointError) as error:
-        BaseCheckpoint.open(folder).with_slots(factored)
+        with_slots(open_model(folder), factored)
     assert re.fullmatch(
         rf"The optimizer slot '.+' of {folder}/checkpoints/30 has shape \(.+\), this optimizer "
         r"needs \(.+\)\. Use the optimizer settings it was saved with\.",
@@ -245,12 +249,9 @@ def test_the_embeddings_of_a_base_are_its_token_table(pretrained):
 def test_a_folder_without_a_model_is_refused(tmp_path, make):
     for folder in make:
         (tmp_path / "base" / folder).mkdir(parents=True)
-    message = (
-        f"There is no model checkpoint at {tmp_path}/base (INITIAL_CHECKPOINT_PATH). Expected the "
-        "folder of a pretraining run, or one of its checkpoints/<step>."
-    )
-    with raises(message) as error:
-        BaseCheckpoint.open(tmp_path / "base")
+    known = "There is no checkpoint in" if make else "There is nothing at"
+    with pytest.raises(CheckpointError, match=f"^{known} {tmp_path}/base") as error:
+        open_model(tmp_path / "base")
     assert error.value.exit_code == 4
 
 
@@ -258,7 +259,7 @@ def test_a_prompt_is_not_a_base(tmp_path):
     save(tmp_path, drawn(fresh(), 5))
     message = (
         f"The checkpoint at {tmp_path}/checkpoints/5 holds ['encoder/prompt/prompt'], a prompt and "
-        "not a model. Set INITIAL_CHECKPOINT_PATH to the base model it was trained over."
+        "not a model. Name the base model it was trained over instead."
     )
     with raises(message):
-        BaseCheckpoint.open(tmp_path)
+        open_model(tmp_path)

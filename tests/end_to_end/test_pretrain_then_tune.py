@@ -18,8 +18,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto.event_pb2 import Event
 
 from prompt_tuning.__main__ import main
-from prompt_tuning.checkpoints import BaseCheckpoint, PromptFile, RunCheckpoints, load_vectors
-from prompt_tuning.checkpoints.run import EMBEDDING
+from prompt_tuning.checkpoints import PromptFile, RunCheckpoints, load_vectors, open_model
+from prompt_tuning.checkpoints.base import fingerprint, with_slots
+from prompt_tuning.checkpoints.mapping import EMBEDDING
 from prompt_tuning.cli import config
 from prompt_tuning.model import T5, BaseParam, parameters, t5_config
 from prompt_tuning.prompts import Prompt, PromptParam, uniform
@@ -186,7 +187,7 @@ def restored(folder, base):
 
 
 def base_hash(world):
-    return parameters.fingerprint(BaseCheckpoint.open(world.folder / "base").arrays)
+    return fingerprint(open_model(world.folder / "base"))
 
 
 def numpy_prompt(run, step):
@@ -197,7 +198,7 @@ def test_pretraining_lowers_the_loss_and_leaves_a_base(world):
     losses = [line["loss"] for line in lines(world.folder / "base/train/metrics.jsonl")]
     assert all(later < earlier for earlier, later in itertools.pairwise(losses))
     assert len(losses) == 4
-    assert BaseCheckpoint.open(world.folder / "base").step == BASE_STEPS
+    assert open_model(world.folder / "base").step == BASE_STEPS
 
 
 def test_a_stopped_and_resumed_run_ends_where_an_uninterrupted_one_does(world):
@@ -229,9 +230,9 @@ def test_every_form_of_the_prompt_holds_the_same_vectors(world):
 def test_all_numpy_prompts_are_kept_and_the_newest_checkpoint(world):
     run = world.folder / "whole"
     steps = {int(path.name.removeprefix("checkpoint_")) for path in run.glob("numpy_checkpoints/*")}
-    # Multiples of SAVE_PERIOD, and the last.
-    assert steps == {21, 24, 27, LAST}
-    assert len({numpy_prompt(run, step).tobytes() for step in steps}) == 4
+    # What it started from, multiples of SAVE_PERIOD, and the last.
+    assert steps == {BASE_STEPS, 21, 24, 27, LAST}
+    assert len({numpy_prompt(run, step).tobytes() for step in steps}) == 5
     assert [path.name for path in (run / "checkpoints").iterdir()] == [str(LAST)]
 
 
@@ -284,7 +285,8 @@ def test_the_answers_are_written_with_what_was_asked(world):
 
 def test_the_list_of_parameters_is_complete(world):
     text = (world.folder / "whole/model-info.txt").read_text().splitlines()
-    arrays = BaseCheckpoint.open(world.folder / "base").arrays
+    shapes = nnx.eval_shape(lambda: T5(t5_config("ours_tiny"), rngs=nnx.Rngs(0)))
+    arrays = parameters.named(nnx.state(shapes))
     found = {line.split()[1]: line for line in text if line.startswith("Variable ")}
     assert found.keys() == {*arrays, "encoder/prompt/prompt"}
     assert found["encoder/prompt/prompt"].endswith("shape (prompt=6, prompt_embed=32)")
@@ -319,21 +321,20 @@ def test_a_trained_prompt_is_where_another_run_can_start(world, capsys):
 
 def test_tuning_the_whole_model_leaves_a_base_and_no_prompt(world):
     run = world.folder / "tuned"
-    before = BaseCheckpoint.open(world.folder / "base")
-    after = BaseCheckpoint.open(run)
+    before, after = open_model(world.folder / "base"), open_model(run)
     assert after.step == BASE_STEPS + 3
-    assert after.arrays.keys() == before.arrays.keys()
+    assert after.tensors.keys() == before.tensors.keys()
     assert not (run / "prompt.safetensors").exists()
     assert not (run / "numpy_checkpoints").exists()
-    for name, array in after.arrays.items():
-        assert not np.array_equal(array, before.arrays[name]), name
+    for name, one in after.tensors.items():
+        assert not np.array_equal(one.load(), before.tensors[name].load()), name
 
 
 def test_tuning_the_whole_model_goes_on_with_the_second_moments_of_the_base(world):
     _, weights, _ = split_model(T5(t5_config("ours_tiny"), rngs=nnx.Rngs(0)), BaseParam)
     like = start(weights, adafactor(), step=0)
     base, tuned = (
-        BaseCheckpoint.open(world.folder / name).with_slots(like).opt_state[EMBEDDING][0].v
+        with_slots(open_model(world.folder / name), like).opt_state[EMBEDDING][0].v
         for name in ("base", "tuned")
     )
     # A step keeps nine tenths of what was there, also of tokens that the task does not have.

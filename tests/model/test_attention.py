@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from prompt_tuning.model import T5Config
-from prompt_tuning.model.attention import Attention
+from prompt_tuning.model.attention import Attention, in_front
 from tests.reference_models import QUICKLY
 
 HEADS, SEEN = 2, 6
@@ -100,3 +100,29 @@ def test_keys_and_values_are_split_into_heads_with_heads_first(x):
         flat = np.asarray(x) @ np.asarray(projection.kernel[...])
         assert found.shape == (3, 5, HEADS, SEEN)
         np.testing.assert_allclose(found[:, :, 1, 0], flat[:, :, SEEN], atol=1e-5)
+
+
+def test_learned_keys_and_values_come_before_those_of_every_example():
+    keys, values = drawn((4, 2, HEADS, SEEN)), drawn((4, 2, HEADS, SEEN)) + 1  # Of 4 layers.
+    own = (drawn((4, 3, 5, HEADS, SEEN)), drawn((4, 3, 5, HEADS, SEEN)) - 1)
+    found = in_front((keys, values), own)
+    for joined, learned, before in zip(found, (keys, values), own, strict=True):
+        np.testing.assert_array_equal(joined[:, :, 2:], before)
+        for row in range(3):
+            np.testing.assert_array_equal(joined[:, row, :2], learned)
+    # One layer at a time is the same.
+    alone = in_front((keys[1], values[1]), (own[0][1], own[1][1]))
+    np.testing.assert_array_equal(alone[0], found[0][1])
+
+
+def test_the_gradient_of_learned_keys_is_summed_in_float32():
+    # 257 needs 9 bits, bfloat16 has 8.
+    own = jnp.zeros((257, 1, 1, 2), jnp.bfloat16)
+
+    def total(learned):
+        keys, _ = in_front((learned, learned), (own, own))
+        assert keys.dtype == jnp.bfloat16
+        return jnp.sum(keys.astype(jnp.float32))
+
+    gradient = jax.jit(jax.grad(total))(jnp.ones((1, 1, 2)))
+    np.testing.assert_array_equal(gradient, np.full((1, 1, 2), 257.0))

@@ -8,6 +8,7 @@ from flax import nnx
 
 from prompt_tuning.model.blocks import scan_layers, zero_padding
 from prompt_tuning.model.parameters import axes, named, replaced
+from prompt_tuning.prompts import PromptParam
 from tests.jaxprs import equations
 from tests.reference_models import QUICKLY
 from tests.small_models import BATCH, T5_1_1, compiled, small_model
@@ -68,6 +69,21 @@ def test_the_axis_of_layers_is_named_before_those_of_the_block():
         "mlp/wi_1/kernel": ("layers", "embed", "mlp"),
         "mlp/wo/kernel": ("layers", "mlp", "embed"),
     }
+
+
+def test_scales_are_named_and_shaped_as_in_the_original_for_all_layers_at_once():
+    _, found, _ = nnx.split(small_model("T5 1.1 with scales").decoder.layers, PromptParam, ...)
+    heads, hidden = ("layers", "heads", "kv"), ("layers", "mlp")
+    assert axes(found) == {
+        "self_attention/k_conv/ia3_scaling": heads,
+        "self_attention/v_conv/ia3_scaling": heads,
+        "encoder_decoder_attention/k_conv/ia3_scaling": heads,
+        "encoder_decoder_attention/v_conv/ia3_scaling": heads,
+        "mlp/intermediate_conv/ia3_scaling": hidden,
+    }
+    shapes = {heads: (3, 2, 6), hidden: (3, 24)}
+    for name, array in named(found).items():
+        assert array.shape == shapes[axes(found)[name]]
 
 
 def test_padding_is_zeroed_by_row():

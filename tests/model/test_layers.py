@@ -42,6 +42,13 @@ def test_position_biases_are_exactly_the_original(golden, direction):
     np.testing.assert_array_equal(positions(12, 200), recorded[f"bias_{direction}_q12_k200"])
 
 
+@every_direction
+def test_queries_may_begin_after_the_first_keys(direction):
+    positions = relative_positions(np.arange(64.0).reshape(2, 32), DIRECTIONS[direction])
+    found = positions(5, 12, first=7)
+    np.testing.assert_array_equal(found, positions(12, 12)[:, :, 7:])
+
+
 def relative_positions(table, bidirectional, dtype="float32"):
     made = RelativePositions(
         *table.shape, 128, bidirectional=bidirectional, param_dtype=dtype, rngs=nnx.Rngs(0)
@@ -105,6 +112,8 @@ def test_a_mask_is_a_bias_for_every_query_and_key():
     np.testing.assert_array_equal(bias[0, 0], np.float32([[0, x, x], [0, x, x], [x, x, x]]))
     across = mask_bias(queries, jnp.asarray([[1, 0]], bool))
     np.testing.assert_array_equal(across[0, 0], np.float32([[0, x], [0, x], [x, x]]))
+    behind = mask_bias(jnp.ones((1, 2), bool), jnp.ones((1, 4), bool), causal=True, first=2)
+    np.testing.assert_array_equal(behind[0, 0], np.float32([[0, 0, 0, x], [0, 0, 0, 0]]))
 
 
 def test_a_query_that_may_see_nothing_attends_to_every_key_alike():

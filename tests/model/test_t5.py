@@ -11,8 +11,8 @@ from flax import nnx
 from prompt_tuning.batch import PAD, Batch, shift_right
 from prompt_tuning.model import T5, BaseParam
 from prompt_tuning.model.parameters import fingerprint, named
-from prompt_tuning.prompts import Prompt, PromptParam, uniform
-from tests.reference_models import QUICKLY
+from prompt_tuning.prompts import KeyValuePrefix, Prompt, PromptParam, Scale, uniform
+from tests.reference_models import QUICKLY, filled
 from tests.small_models import BATCH, MODELS, T5_1_1, compiled, small_model
 
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -56,8 +56,7 @@ def dependencies(name):
         return np.any(np.asarray(jacobian) != 0, axis=-1)
 
     def on_prompt(jacobian):
-        [vectors] = named(jacobian).values() or [np.zeros((*real.shape, 0, 1))]
-        return on(vectors)
+        return on(named(jacobian).get("encoder/prompt/prompt", np.zeros((*real.shape, 0, 1))))
 
     return Dependencies(
         on(encoder[1]),
@@ -88,7 +87,7 @@ def test_every_token_reaches_every_output_of_its_row_and_no_other_row(name):
     np.testing.assert_array_equal(found.decoder_on_text, in_the_same_row(SPOKEN, TEXT))
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name][1]])
+@pytest.mark.parametrize("name", [name for name in MODELS if "prompt" in MODELS[name][1]])
 def test_every_prompt_vector_reaches_every_output_of_every_row(name):
     found = dependencies(name)
     for outputs, reached in (
@@ -97,6 +96,32 @@ def test_every_prompt_vector_reaches_every_output_of_every_row(name):
     ):
         assert reached.shape == (*outputs.shape, 3)
         np.testing.assert_array_equal(reached, np.broadcast_to(outputs[:, :, None], reached.shape))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name][1]])
+def test_all_that_a_method_learned_reaches_the_logits(name):
+    graph, learned, frozen = nnx.split(small_model(name), PromptParam, ...)
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def gradient(learned, frozen):
+        def size(learned):
+            return jnp.sum(jnp.square(nnx.merge(graph, learned, frozen)(BATCH)))
+
+        return jax.grad(size)(learned)
+
+    for key, array in named(gradient(learned, frozen)).items():
+        assert np.all(np.asarray(array) != 0), key
+
+
+def test_scales_of_one_change_nothing():
+    plain = small_model("T5 1.1")
+    scaled = dict(named(nnx.state(small_model("T5 1.1 with scales"))))
+    ones = {name: jnp.ones_like(a) for name, a in scaled.items() if name.endswith("ia3_scaling")}
+    assert len(ones) == 3 + 5
+    model = filled(T5_1_1, scaled | ones, scales=Scale)
+    np.testing.assert_array_equal(
+        compiled(model, "__call__", BATCH), compiled(plain, "__call__", BATCH)
+    )
 
 
 @every_model
@@ -150,11 +175,10 @@ LARGE = dataclasses.replace(T5_1_1, vocab_size=512, embed_dim=64, mlp_dim=256, h
 
 
 @functools.cache
-def drawn(config, length=None):
+def drawn(config, **methods):
     """Returns the first parameters of a model drawn from seed 0."""
-    prompt = length and functools.partial(Prompt, length=length, init=uniform())
     make = jax.jit(
-        lambda: named(nnx.state(T5(config, prompt=prompt, rngs=nnx.Rngs(0)))),
+        lambda: named(nnx.state(T5(config, **methods, rngs=nnx.Rngs(0)))),
         compiler_options=QUICKLY,
     )
     return {name: np.asarray(array) for name, array in make().items()}
@@ -196,11 +220,18 @@ def test_every_parameter_of_every_layer_is_drawn_by_itself():
             assert len(np.unique(array[:, 0, 0])) == len(array), name
 
 
-def test_a_seed_gives_the_same_base_with_and_without_a_prompt():
-    with_prompt = dict(drawn(LARGE, length=3))
-    prompt = with_prompt.pop("encoder/prompt/prompt")
-    assert prompt.shape == (3, 64)
-    assert fingerprint(with_prompt) == fingerprint(drawn(LARGE))
+def test_a_seed_gives_the_same_base_with_and_without_methods():
+    arrays = drawn(
+        LARGE,
+        prompt=functools.partial(Prompt, length=3, init=uniform()),
+        prefix=functools.partial(KeyValuePrefix, length=2, init=uniform()),
+        scales=Scale,
+    )
+    base = drawn(LARGE)
+    learned = arrays.keys() - base.keys()
+    assert len(learned) == 1 + 2 + 8
+    assert arrays["encoder/prompt/prompt"].shape == (3, 64)
+    assert fingerprint({name: arrays[name] for name in base}) == fingerprint(base)
 
 
 def counted(targets):

@@ -22,6 +22,7 @@ from prompt_tuning.training.state import split_model
 from prompt_tuning.training.step import make_eval_step, make_train_step
 from tests.jaxprs import equations_of
 from tests.reference_models import read, reference_batches, reference_model
+from tests.small_models import BATCH, MODELS, small_model
 
 PROMPT = "encoder/prompt/prompt"
 
@@ -293,6 +294,22 @@ def test_less_than_one_microbatch_is_refused(microbatches):
     message = f"microbatches is {microbatches}, expected 1 or more."
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         make_train_step(graph, adafactor(), microbatches=microbatches)
+
+
+# Every method.
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name][1]])
+def test_a_step_moves_every_number_that_a_method_learns_and_no_other(name):
+    graph, learned, frozen = split_model(small_model(name), PromptParam)
+    before, base = jax.device_get(parameters.named(learned)), fingerprint(frozen)
+    optimizer = adafactor()
+    slots = optimizer.init(learned, step=0)
+    after, _, _ = make_train_step(graph, optimizer)(learned, slots, frozen, BATCH, None)
+    assert before.keys() == parameters.named(after).keys()
+    for key, array in parameters.named(after).items():
+        assert np.all(np.asarray(array) != before[key]), key
+    assert fingerprint(frozen) == base
 
 
 # The same step with the other split: model tuning.

@@ -1,0 +1,256 @@
+"""A base model out of a checkpoint of any format, one array at a time.
+
+Peak host memory is that of the model's own arrays plus about one stored array: each is read, cast,
+placed on the devices that hold a part of it, and forgotten.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from prompt_tuning.checkpoints import formats, mapping, run
+from prompt_tuning.checkpoints.contents import Contents
+from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.errors import CheckpointError, nearest
+from prompt_tuning.model import T5, BaseParam, T5Config, parameters
+from prompt_tuning.training.state import RunState
+
+# Fields of T5Config that the shapes of a checkpoint decide.
+SHAPE_FIELDS = (
+    "vocab_size",
+    "embed_dim",
+    "mlp_dim",
+    "num_heads",
+    "head_dim",
+    "encoder_layers",
+    "decoder_layers",
+    "relative_buckets",
+    "tied_logits",
+)
+# The arrays of optax's Adafactor, and t5x's names of the same.
+SLOTS = {"v": "v", "v_row": "v_row", "v_col": "v_col", "ema": "m"}
+
+
+def load_model(
+    path: epath.PathLike,
+    *,
+    prompt: Callable[..., nnx.Module] | None = None,
+    rngs: nnx.Rngs | None = None,
+    **settings: Any,
+) -> T5:
+    """Returns the model in a checkpoint of any format, see `formats.MODEL_FORMATS`.
+
+    >>> t5 = load_model("t5_1_1_lm100k_base/checkpoint_1100000", dtype="float32")
+
+    Args:
+        path: a checkpoint, or a folder of them, of which the newest is taken.
+        prompt: makes a prompt, see `T5`; `rngs` is what it draws from.
+        settings: fields of T5Config that no checkpoint decides, such as `dtype`, `param_dtype` and
+            `remat`.
+
+    Raises:
+        CheckpointError: there is none, or it is not whole.
+        ConfigError: a wrong setting.
+    """
+    contents = formats.open_model(path)
+    model = fill(shapes(contents, **settings), contents)
+    if prompt is not None:
+        width = contents.config.embed_dim
+        model.encoder.prompt = prompt(embed_dim=width, rngs=rngs or nnx.Rngs(0))
+    return model
+
+
+def fill(
+    model: T5,
+    contents: Contents,
+    *,
+    shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+    digest: parameters.Fingerprint | None = None,
+) -> T5:
+    """Returns a model with the base parameters of a checkpoint in the place of its own.
+
+    Args:
+        model: one made under `nnx.eval_shape`; whatever is not a base parameter stays.
+        contents: see `formats.open_model`.
+        shardings: where each parameter goes, by our name; the default device for the rest. With
+            several devices or processes only the parts that lie here are read, unless all values
+            are wanted for the digest.
+        digest: gets every value as it is stored.
+
+    Raises:
+        CheckpointError: the checkpoint is of another architecture, or damaged.
+    """
+    check_architecture(model.config, contents)
+    graph, base, rest = nnx.split(model, BaseParam, ...)
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    filled = []
+    for path, leaf in nnx.to_flat_state(base):
+        name = "/".join(map(str, path))
+        sharding = (shardings or {}).get(name, here)
+        array = _load(name, leaf, contents.tensors, sharding, digest)
+        filled.append((path, leaf.replace(array)))
+    return nnx.merge(graph, nnx.from_flat_state(filled), rest)
+
+
+def shapes(contents: Contents, **settings: Any) -> T5:
+    """Returns the model of a checkpoint with shapes in the place of arrays."""
+    config = dataclasses.replace(contents.config, **settings)
+    return nnx.eval_shape(lambda: T5(config, rngs=nnx.Rngs(0)))
+
+
+def fingerprint(contents: Contents) -> str:
+    """Reads all base parameters of a checkpoint and returns their `parameters.Fingerprint`."""
+    whole = parameters.Fingerprint()
+    for name, stored in contents.tensors.items():
+        whole.add(name, stored.load())
+    return whole.hexdigest()
+
+
+def check_architecture(config: T5Config, contents: Contents) -> None:
+    """Raises CheckpointError naming every field in which the two differ."""
+    pairs = {
+        field: (getattr(config, field), getattr(contents.config, field)) for field in SHAPE_FIELDS
+    }
+    branches = (len(config.mlp_activations), len(contents.config.mlp_activations))
+    pairs["number of mlp_activations"] = branches
+    # Shapes do not show these.
+    for field in contents.stated & {"mlp_activations", "relative_max_distance"}:
+        pairs[field] = (getattr(config, field), getattr(contents.config, field))
+    differing = [
+        f"{field} is {wanted} in the configuration and {found} in the checkpoint"
+        for field, (wanted, found) in pairs.items()
+        if wanted != found
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{contents.where!s} is not a checkpoint of the configured model: "
+            f"{'; '.join(differing)}. Choose the gin file of its size (models/), or the checkpoint "
+            "of the configured one."
+        )
+
+
+def with_slots(contents: Contents, state: RunState) -> RunState:
+    """Returns the state with the optimizer slots that belong to these parameters.
+
+    A model that is trained further goes on with the second moments it had, as in t5x. A format
+    without slots, such as Hugging Face's, starts with fresh ones.
+
+    Raises:
+        CheckpointError: they were made by another optimizer.
+    """
+    if contents.kind == "run":
+        return run.with_slots(contents.where, state)
+    if not contents.slots:
+        return state
+    paths, treedef = jax.tree_util.tree_flatten_with_path(state.opt_state)
+    leaves = [_slot(path, leaf, contents) for path, leaf in paths]
+    return state._replace(opt_state=treedef.unflatten(leaves))
+
+
+def load_embeddings(path: epath.PathLike) -> np.ndarray:
+    """Returns the token embeddings `[V, D]` of a base model, for prompt initializers."""
+    return formats.open_model(path).tensors[mapping.EMBEDDING].load()
+
+
+def _load(
+    name: str,
+    leaf: Any,
+    tensors: Mapping[str, Stored],
+    sharding: jax.sharding.Sharding,
+    digest: parameters.Fingerprint | None,
+) -> jax.Array:
+    stack, stacked, rest = name.partition("/layers/")
+    if not stacked:
+        return _place(name, tensors[name], leaf.dtype, sharding, digest)
+    # Filled layer by layer: every update gives its memory to the next.
+    array = _zeros(leaf.shape, leaf.dtype, sharding)
+    for i in range(leaf.shape[0]):
+        one = f"{stack}/layers_{i}/{rest}"
+        layer = _place(one, tensors[one], leaf.dtype, _of_layer(sharding), digest)
+        # Waits, so that no more than one layer is in memory besides the stack.
+        array = jax.block_until_ready(_set_layer(array, layer, i))
+    return array
+
+
+def _place(
+    name: str,
+    stored: Stored,
+    dtype: Any,
+    sharding: jax.sharding.Sharding,
+    digest: parameters.Fingerprint | None,
+) -> jax.Array:
+    """Puts the parts of one array on the devices that are to hold them."""
+    whole = None
+    if digest is not None:
+        whole = stored.load()
+        digest.add(name, whole)
+    parts: dict[tuple, np.ndarray] = {}
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        # None is what JAX asks for the only part of an unsharded array on some versions.
+        wanted = tuple(slice(0, size) for size in stored.shape) if index is None else index
+        key = tuple((one.start, one.stop) for one in wanted)
+        if key not in parts:
+            read = stored[wanted] if whole is None else whole[wanted]
+            parts[key] = read.astype(dtype, copy=False)
+        return parts[key]
+
+    array = jax.make_array_from_callback(stored.shape, sharding, part)
+    return jax.block_until_ready(array)
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+
+
+def _slot(path: tuple, leaf: jax.Array, contents: Contents) -> jax.Array:
+    """Returns the saved array for one leaf of the optimizer's state."""
+    name, kind = str(getattr(path[0], "key", path[0])), getattr(path[-1], "name", "")
+    if kind == "count":  # stands at the base's step already
+        return leaf
+    if kind not in SLOTS:
+        raise CheckpointError(
+            f"This optimizer has slots {kind!r}, {contents.where!s} was saved by Adafactor "
+            f"({', '.join(SLOTS.values())}). Train with `training.adafactor`."
+        )
+    stack, stacked, rest = name.partition("/layers/")
+    names = (
+        [f"{stack}/layers_{i}/{rest}/{SLOTS[kind]}" for i in range(leaf.shape[0])]
+        if stacked
+        else [f"{name}/{SLOTS[kind]}"]
+    )
+    wanted = leaf.shape[1:] if stacked else leaf.shape
+    for one in names:
+        if one not in contents.slots:
+            raise CheckpointError(
+                f"{contents.where!s} has no optimizer slot {one!r}.{nearest(one, contents.slots)} "
+                "Train with the optimizer it was saved with, or from a checkpoint without slots."
+            )
+        if contents.slots[one].shape != wanted:
+            raise CheckpointError(
+                f"The optimizer slot {one!r} of {contents.where!s} has shape "
+                f"{contents.slots[one].shape}, this optimizer needs {wanted}. Use the optimizer "
+                "settings it was saved with."
+            )
+    loaded = [contents.slots[one].load() for one in names]
+    return jnp.asarray(np.stack(loaded) if stacked else loaded[0], leaf.dtype)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _set_layer(array: jax.Array, layer: jax.Array, i: Any) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(array, layer, i, axis=0)
+
+
+def _of_layer(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """Returns the sharding of one layer of a stack that is sharded so."""
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        spec = jax.sharding.PartitionSpec(*sharding.spec[1:])
+        return jax.sharding.NamedSharding(sharding.mesh, spec)
+    return sharding

@@ -1,0 +1,120 @@
+"""What a method learned, put on a model: from prompt files and from checkpoints of the original."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from prompt_tuning.checkpoints import mapping
+from prompt_tuning.checkpoints.contents import Contents
+from prompt_tuning.checkpoints.prompt_file import PromptFile, as_float32
+from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.errors import CheckpointError
+from prompt_tuning.model import T5, BaseParam, T5Config, parameters
+from prompt_tuning.prompts import Combine, KeyValuePrefix, Prompt, PromptParam, Scale, prefix
+
+
+def attach(model: T5, file: PromptFile, *, combine: Combine = prefix) -> T5:
+    """Returns the model with what a file holds, in place of any method that it has.
+
+    The base parameters are shared with the model that is given, which stays as it is; they may be
+    shapes only.
+
+    Args:
+        combine: where a prompt goes; files do not say it.
+
+    Raises:
+        CheckpointError: the file belongs to a model of another size.
+    """
+    arrays = fitted(file, model.config).arrays
+    graph, method, _ = nnx.split(_model_with(file, model.config, combine), PromptParam, ...)
+    _, base, _ = nnx.split(model, BaseParam, ...)
+    return nnx.merge(graph, parameters.replaced(method, arrays), base)
+
+
+def fitted(file: PromptFile, config: T5Config) -> PromptFile:
+    """Returns the file with all arrays that its method has on a model, each in its shape there.
+
+    A file of scales may lack some, which are 1 then, and may join heads: PEFT's do not tell them
+    apart.
+
+    Raises:
+        CheckpointError: the file belongs to a model of another size.
+    """
+    _, method, _ = nnx.split(_model_with(file, config, prefix), PromptParam, ...)
+    wanted = {name: leaf.shape for name, leaf in parameters.named(method).items()}
+    arrays = dict(file.arrays)
+    if file.method == "ia3":
+        arrays = {name: np.ones(shape, np.float32) for name, shape in wanted.items()} | arrays
+    parameters.check_names(found=arrays, wanted=wanted, where="the prompt file")
+    for name, shape in wanted.items():
+        found = arrays[name].shape
+        if found != shape and found != (shape[0], math.prod(shape[1:])):
+            raise CheckpointError(
+                f"The {file.method} was trained on a model of another size: {name!r} has shape "
+                f"{found}, this model needs {shape}. Choose the one that was trained over this "
+                "base, or the base that it was trained over."
+            )
+        arrays[name] = arrays[name].reshape(shape)
+    return dataclasses.replace(file, arrays=arrays)
+
+
+def of_t5x(arrays: Mapping[str, np.ndarray], contents: Contents) -> PromptFile:
+    """Returns what was trained beside the base parameters of a checkpoint.
+
+    Args:
+        arrays: the parameters of one method, under t5x's names.
+        contents: the checkpoint they are from.
+
+    Raises:
+        CheckpointError: a method of the original that we do not have.
+    """
+    where = str(contents.where)
+    ours = mapping.from_t5x({name: as_float32(one, name) for name, one in arrays.items()})
+    return PromptFile(arrays=ours, base_name=where, step=contents.step)
+
+
+def to_t5x_names(file: PromptFile) -> dict[str, Stored]:
+    """Returns a method's parameters under t5x's names, as the original would hold them.
+
+    Raises:
+        CheckpointError: the original does not have this method, or heads are joined, see `fitted`.
+    """
+    if file.method == "prefix":
+        raise CheckpointError(
+            "A prefix of keys and values has no place in a t5x checkpoint: the original has no "
+            "such method. Keep it as a prompt file."
+        )
+    for name, array in file.arrays.items():
+        if name.endswith("_conv/ia3_scaling") and "/mlp/" not in name and array.ndim < 3:
+            raise CheckpointError(
+                f"{name!r} has shape {array.shape}, which does not say how many heads there are. "
+                "Name the base model it belongs to."
+            )
+    named = mapping.to_t5x({name: np.asarray(array) for name, array in file.arrays.items()})
+    return {name: Stored.of(array, f"the {file.method}: {name}") for name, array in named.items()}
+
+
+def _model_with(file: PromptFile, config: T5Config, combine: Combine) -> T5:
+    """Returns shapes of a model with the method of a file."""
+    methods = _arguments(file, combine)
+    return nnx.eval_shape(lambda: T5(config, **methods, rngs=nnx.Rngs(0)))
+
+
+def _arguments(file: PromptFile, combine: Combine) -> dict[str, Callable[..., nnx.Module]]:
+    """Returns the arguments of T5 for the method of a file."""
+    if file.length is None:
+        return {"scales": Scale}
+    if file.method == "prefix":
+        return {"prefix": functools.partial(KeyValuePrefix, length=file.length, init=_blank)}
+    prompt = functools.partial(Prompt, length=file.length, init=_blank, combine=combine)
+    return {"prompt": prompt}
+
+
+def _blank(key: PRNGKeyArray, shape: tuple[int, int]) -> Float[Array, "P D"]:
+    return jnp.zeros(shape)
