@@ -189,8 +189,11 @@ def _place(
     """Puts the parts of one array on the devices that are to hold them."""
     whole = None
     if digest is not None:
-        whole = stored.load()
+        # In a dtype that has the values that are stored, if it can be the one that is wanted.
+        widened = np.dtype(dtype) == np.float32 and stored.dtype.itemsize <= 4
+        whole = stored.load(dtype if widened else None)
         digest.add(name, whole)
+        whole = whole.astype(dtype, copy=False)
     parts: dict[tuple, np.ndarray] = {}
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -198,8 +201,7 @@ def _place(
         wanted = tuple(slice(0, size) for size in stored.shape) if index is None else index
         key = tuple((one.start, one.stop) for one in wanted)
         if key not in parts:
-            read = stored[wanted] if whole is None else whole[wanted]
-            parts[key] = read.astype(dtype, copy=False)
+            parts[key] = stored.part(wanted, dtype) if whole is None else whole[wanted]
         return parts[key]
 
     array = jax.make_array_from_callback(stored.shape, sharding, part)

@@ -1,6 +1,7 @@
 """Differences between two checkpoints, array by array (the original's `diff_checkpoints`)."""
 
 import dataclasses
+import functools
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -77,9 +78,9 @@ def compare(
 
 
 def _difference(a: Stored, b: Stored, relative: float, absolute: float) -> ArrayDifference | None:
-    names = {"a": _about(a), "b": _about(b)}
+    described = functools.partial(ArrayDifference, a=_about(a), b=_about(b))
     if a.shape != b.shape:
-        return ArrayDifference(kind="shape", **names)
+        return described(kind="shape")
     here, there = _wide(a.load()), _wide(b.load())
     with np.errstate(invalid="ignore"):
         apart = np.abs(here - there)
@@ -90,10 +91,8 @@ def _difference(a: Stored, b: Stored, relative: float, absolute: float) -> Array
     if mismatches:
         largest = float(np.nanmax(np.where(same, 0.0, apart)))
         size = int(here.size)
-        return ArrayDifference(
-            kind="value", mismatches=mismatches, size=size, largest=largest, **names
-        )
-    return None if a.dtype == b.dtype else ArrayDifference(kind="dtype", **names)
+        return described(kind="value", mismatches=mismatches, size=size, largest=largest)
+    return None if a.dtype == b.dtype else described(kind="dtype")
 
 
 def _wide(array: np.ndarray) -> np.ndarray:

@@ -98,7 +98,7 @@ def _write_model(wanted: Conversion) -> None:
         )
     contents = _open_model(wanted)
     methods = {} if wanted.without_prompt else contents.methods
-    options = {"methods": methods} if target.holds_prompts else {}
+    options: dict[str, object] = {"methods": methods} if target.holds_prompts else {}
     if methods and not target.holds_prompts:
         raise ConfigError(
             f"{contents.where!s} holds a prompt ({', '.join(methods)}), which a model in the "

@@ -6,13 +6,16 @@ be turned into every other, one array at a time.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from prompt_tuning.errors import CheckpointError
 
 Index = tuple[slice, ...]
+# Bytes that are read at once where a file allows it.
+BLOCK = 1 << 23
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,12 +28,16 @@ class Stored:
         read: returns the part that an index selects, one slice with step 1 for each dimension. It
             raises CheckpointError if the file is cut short or damaged.
         where: file and name inside it, for messages.
+        axis: the dimension along which parts are cheap to read, for it lies outermost in the file.
+        rows: along this, how many lie together in the file and are read together, as in a chunk.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[Index], np.ndarray]
     where: str
+    axis: int = 0
+    rows: int = 1
 
     @classmethod
     def of(cls, array: np.ndarray, where: str) -> "Stored":
@@ -49,15 +56,59 @@ class Stored:
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
 
-    def load(self) -> np.ndarray:
-        """Reads all of it."""
-        return self[tuple(slice(0, size) for size in self.shape)]
+    def load(self, dtype: DTypeLike | None = None) -> np.ndarray:
+        """Reads all of it; see `part`."""
+        return self.part(tuple(slice(None) for _ in self.shape), dtype)
+
+    def part(self, index: Index, dtype: DTypeLike | None = None) -> np.ndarray:
+        """Reads a part, cast to `dtype`, a few megabytes at a time.
+
+        What is in memory is the result and little more, whatever the file's own dtype.
+
+        Args:
+            index: one slice with step 1 for each dimension; they may be open (`slice(None)`).
+            dtype: of the result; its own if None.
+        """
+        closed = self._closed(index)
+        shape = [max(one.stop - one.start, 0) for one in closed]
+        dtype = self.dtype if dtype is None else np.dtype(dtype)
+        blocks = list(self._blocks(closed))
+        if len(blocks) == 1:
+            return self[closed].astype(dtype, copy=False)
+        result = np.empty(shape, dtype)
+        for into, block in blocks:
+            result[into] = self[block]
+        return result
+
+    def _blocks(self, index: Index) -> Iterator[tuple[Index, Index]]:
+        """Splits a part along `axis`: yields where each block goes in the part, and what it is."""
+        if not self.shape:
+            yield (), ()
+            return
+        along = index[self.axis]
+        count = max(1, along.stop - along.start)
+        total = self.dtype.itemsize * math.prod(max(one.stop - one.start, 0) for one in index)
+        step = max(1, BLOCK * count // max(1, total))
+        # Whole chunks, which start at multiples of their size.
+        step = max(1, step // self.rows) * self.rows
+        start = along.start
+        while True:
+            stop = min(along.stop, (start // step + 1) * step)
+            into = slice(start - along.start, stop - along.start)
+            yield (
+                tuple(into if i == self.axis else slice(None) for i in range(len(index))),
+                tuple(slice(start, stop) if i == self.axis else s for i, s in enumerate(index)),
+            )
+            start = stop
+            if start >= along.stop:
+                return
+
+    def _closed(self, index: Index) -> Index:
+        return tuple(slice(*one.indices(size)) for one, size in zip(index, self.shape, strict=True))
 
     def __getitem__(self, index: Index) -> np.ndarray:
-        """Reads the part that is needed; slices may be open (`slice(None)`)."""
-        closed = tuple(
-            slice(*one.indices(size)) for one, size in zip(index, self.shape, strict=True)
-        )
+        """Reads the part that is needed at once; slices may be open (`slice(None)`)."""
+        closed = self._closed(index)
         part = self.read(closed)
         wanted = tuple(one.stop - one.start for one in closed)
         if part.shape != wanted or part.dtype != self.dtype:
@@ -70,7 +121,10 @@ class Stored:
     def transposed(self) -> "Stored":
         """Returns the array with its dimensions in reverse order."""
         return dataclasses.replace(
-            self, shape=self.shape[::-1], read=lambda index: self.read(index[::-1]).T
+            self,
+            shape=self.shape[::-1],
+            read=lambda index: self.read(index[::-1]).T,
+            axis=max(0, len(self.shape) - 1 - self.axis),
         )
 
     def layer(self, i: int, *, axis: int = 0) -> "Stored":
@@ -81,7 +135,11 @@ class Stored:
             return np.squeeze(self.read(whole), axis=axis)
 
         shape = (*self.shape[:axis], *self.shape[axis + 1 :])
-        return dataclasses.replace(self, shape=shape, read=read, where=f"{self.where}[{i}]")
+        outermost = {"axis": 0, "rows": 1} if self.axis == axis else {}
+        if self.axis > axis:
+            outermost = {"axis": self.axis - 1}
+        where = f"{self.where}[{i}]"
+        return dataclasses.replace(self, shape=shape, read=read, where=where, **outermost)
 
 
 def total_bytes(tensors: Iterable[Stored]) -> int:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -19,6 +20,8 @@ from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import T5Config
 
 METADATA = "_METADATA"
+# Bytes of a chunk, so that whoever reads an array needs no memory for it twice.
+_CHUNK = 2**24
 
 # Text, and the empty state of parameters that are not trained.
 _NOT_ARRAYS = ("string", "None", "Dict", "List", "Tuple", "NamedTuple")
@@ -72,7 +75,9 @@ def save_orbax(
         # Orbax writes beside the folder it is given, and leaves that behind when it fails.
         inside = storage.absolute(folder / "orbax")
         with ocp.Checkpointer(handler) as checkpointer:
-            checkpointer.save(inside, ocp.args.Composite(state=ocp.args.PyTreeSave(tree)))
+            settings = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), tree)
+            state = ocp.args.PyTreeSave(tree, save_args=settings)
+            checkpointer.save(inside, ocp.args.Composite(state=state))
         for one in inside.iterdir():
             one.rename(folder / one.name)
         inside.rmtree(missing_ok=True)

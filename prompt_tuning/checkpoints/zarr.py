@@ -5,10 +5,11 @@ it: it reads zeros where a chunk is missing, and ends the process where a damage
 bytes than there is memory.
 """
 
+import functools
 import itertools
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent import futures
 
 import numpy as np
@@ -26,6 +27,10 @@ _FAULTS = (ValueError, OSError, RuntimeError)
 # A database is a tree of small nodes; without a cache each array would read them all again.
 _DATABASE_CACHE = 2**26
 _THREADS = min(16, os.cpu_count() or 1)
+# Bytes of chunks that are decoded at the same time, if there is more than one.
+_AT_ONCE = 2**25
+# Compressed bytes that are fed to zlib at once.
+_PIECE = 2**20
 
 
 def open_store(folder: epath.Path) -> ts.KvStore:
@@ -73,13 +78,13 @@ def open_arrays(
         }
     except _FAULTS as error:
         raise CheckpointError(f"{where!s} names an array that cannot be ({error}).") from error
-    found = {}
+    found, recent = {}, _Recent()
     for name, candidates in asked.items():
         for folder, answer in candidates:
             content = _result(answer, f"{where!s}/{folder}/{header}")
             if content is not None:
                 layout = parse(content, header, f"{where!s}/{folder}")
-                found[name] = _stored(store, folder, layout, f"{where!s}/{folder}")
+                found[name] = _stored(store, folder, layout, f"{where!s}/{folder}", recent)
                 break
         else:
             raise CheckpointError(
@@ -106,34 +111,65 @@ def write_array(root: epath.Path, folder: str, tensor: Stored, dtype: np.dtype) 
     return {**spec, "kvstore": {"driver": "file", "path": f"{folder}/"}}
 
 
-def _stored(store: ts.KvStore, folder: str, layout: Layout, where: str) -> Stored:
+class _Recent:
+    """The chunks of the stack of layers that was read last.
+
+    A stack is asked for layer by layer, and a chunk of it holds many layers.
+    """
+
+    def __init__(self):
+        self._folder = ""
+        self._chunks: dict[tuple[int, ...], np.ndarray] = {}
+
+    def chunk(
+        self, folder: str, position: tuple[int, ...], read: Callable[[], np.ndarray]
+    ) -> np.ndarray:
+        if folder != self._folder:
+            self._folder, self._chunks = folder, {}
+        chunks = self._chunks
+        if position not in chunks:
+            chunks[position] = read()
+        return chunks[position]
+
+
+def _stored(store: ts.KvStore, folder: str, layout: Layout, where: str, recent: _Recent) -> Stored:
+    def chunk(position: tuple[int, ...]) -> np.ndarray:
+        if len(layout.shape) < 3:
+            return _chunk(store, folder, layout, position, where)
+        read = functools.partial(_chunk, store, folder, layout, position, where)
+        return recent.chunk(folder, position, read)
+
     return Stored(
         shape=layout.shape,
         dtype=layout.dtype,
-        read=lambda index: _read(store, folder, layout, index, where),
+        read=lambda index: _read(chunk, layout, index, where),
         where=where,
+        rows=layout.chunks[0] if layout.chunks else 1,
     )
 
 
-def _read(store: ts.KvStore, folder: str, layout: Layout, index: Index, where: str) -> np.ndarray:
+def _read(
+    chunk: Callable[[tuple[int, ...]], np.ndarray], layout: Layout, index: Index, where: str
+) -> np.ndarray:
     try:
-        part = np.empty([one.stop - one.start for one in index], layout.dtype)
         np.empty(layout.chunk_bytes, np.uint8)  # tensorstore would end the process
+        if layout.is_in_one_chunk(index):
+            position = next(layout.positions(index))
+            return np.asarray(chunk(position)[layout.overlap(position, index)[1]])
+        part = np.empty([one.stop - one.start for one in index], layout.dtype)
     except (MemoryError, ValueError) as error:
         raise CheckpointError(f"{where} is larger than the memory ({error}).") from error
 
     def fill(position: tuple[int, ...]) -> None:
-        into, of = [], []
-        for one, number, size in zip(index, position, layout.chunks, strict=True):
-            start, stop = max(one.start, number * size), min(one.stop, (number + 1) * size)
-            into.append(slice(start - one.start, stop - one.start))
-            of.append(slice(start - number * size, stop - number * size))
-        part[tuple(into)] = _chunk(store, folder, layout, position, where)[tuple(of)]
+        into, of = layout.overlap(position, index)
+        part[into] = chunk(position)[of]
 
     positions = layout.positions(index)
-    with futures.ThreadPoolExecutor(_THREADS) as pool:
+    # Many small chunks at a time, or one that is large: each takes its memory twice.
+    threads = max(1, min(_THREADS, _AT_ONCE // max(1, layout.chunk_bytes)))
+    with futures.ThreadPoolExecutor(threads) as pool:
         # In groups, so that a missing chunk is met before a false number of chunks is queued.
-        while group := list(itertools.islice(positions, 4 * _THREADS)):
+        while group := list(itertools.islice(positions, 4 * threads)):
             list(pool.map(fill, group))
     return part
 
@@ -153,30 +189,39 @@ def _chunk(
             f"of shape {layout.chunks}. The file is cut short or damaged."
         )
     try:
-        return _decoded(content, layout)
+        if layout.plain is not None:
+            return _unpacked(content, layout)
+        # Decoding stops with an error where a chunk goes on beyond its shape.
+        memory = ts.KvStore.open({"driver": "memory"}).result()
+        array = ts.open(
+            {"driver": layout.driver, "metadata": layout.one_chunk}, kvstore=memory, create=True
+        ).result()
+        memory.write(layout.key((0,) * len(layout.chunks)), content).result()
+        del content  # it has been copied
+        return array.read().result()
     except (*_FAULTS, zlib.error) as error:
         raise CheckpointError(f"{where}/{key} is cut short or damaged ({error}).") from error
 
 
-def _decoded(content: bytes, layout: Layout) -> np.ndarray:
-    if layout.plain is not None:
-        # Not by tensorstore, which does not see that the end with the checksum is missing.
-        numbers = _inflated(content, layout.chunk_bytes) if layout.deflated else content
-        dtype, order = layout.plain
-        return np.frombuffer(numbers, dtype).reshape(layout.chunks, order=order)
-    # Decoding stops with an error where a chunk goes on beyond its shape.
-    memory = ts.KvStore.open({"driver": "memory"}).result()
-    array = ts.open(
-        {"driver": layout.driver, "metadata": layout.one_chunk}, kvstore=memory, create=True
-    ).result()
-    memory.write(layout.key((0,) * len(layout.chunks)), content).result()
-    return array.read().result()
+def _unpacked(content: bytes, layout: Layout) -> np.ndarray:
+    # Not by tensorstore, which does not see that the end with the checksum is missing.
+    numbers = _inflated(content, layout.chunk_bytes) if layout.deflated else content
+    dtype, order = layout.plain or (layout.dtype, "C")
+    return np.frombuffer(numbers, dtype).reshape(layout.chunks, order=order)
 
 
-def _inflated(content: bytes, size: int) -> bytes:
-    stream = zlib.decompressobj(wbits=47)  # gzip or zlib
-    inflated = stream.decompress(content, size + 1)
-    if len(inflated) != size or not stream.eof or stream.unused_data:
+def _inflated(content: bytes, size: int) -> bytearray:
+    """Unpacks gzip or zlib piece by piece, so that the whole is in memory once."""
+    stream, inflated, end = zlib.decompressobj(wbits=47), bytearray(size), 0
+    view = memoryview(content)
+    for start in range(0, len(content), _PIECE):
+        # One byte more than there is room for shows that there is too much.
+        piece = stream.decompress(view[start : start + _PIECE], size - end + 1)
+        if stream.unconsumed_tail or stream.unused_data or end + len(piece) > size:
+            break
+        inflated[end : end + len(piece)] = piece
+        end += len(piece)
+    if end != size or not stream.eof or stream.unused_data or stream.unconsumed_tail:
         raise ValueError(f"expected {size} bytes and the end of the stream")
     return inflated
 

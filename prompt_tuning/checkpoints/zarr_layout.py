@@ -67,6 +67,22 @@ class Layout:
             place = np.unravel_index(number, counts)
             yield tuple(first + int(i) for first, i in zip(firsts, place, strict=True))
 
+    def is_in_one_chunk(self, index: Index) -> bool:
+        """Whether a part, which is not empty, lies in a single chunk."""
+        return all(
+            one.start < one.stop and one.start // size == (one.stop - 1) // size
+            for one, size in zip(index, self.chunks, strict=True)
+        )
+
+    def overlap(self, position: tuple[int, ...], index: Index) -> tuple[Index, Index]:
+        """Returns what a chunk and a part have in common: where in the part, where in the chunk."""
+        into, of = [], []
+        for one, number, size in zip(index, position, self.chunks, strict=True):
+            start, stop = max(one.start, number * size), min(one.stop, (number + 1) * size)
+            into.append(slice(start - one.start, stop - one.start))
+            of.append(slice(start - number * size, stop - number * size))
+        return tuple(into), tuple(of)
+
     @property
     def chunk_bytes(self) -> int:
         """Size of a chunk in memory."""
