@@ -102,8 +102,8 @@ def write(name: str, layers: str, path: str) -> None:
     from etils import epath
 
     from prompt_tuning.checkpoints import formats
+    from prompt_tuning.checkpoints.containers.stored import Stored
     from prompt_tuning.checkpoints.contents import expected_shapes
-    from prompt_tuning.checkpoints.stored import Stored
     from prompt_tuning.model import t5_config
 
     depth = int(layers)

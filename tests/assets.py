@@ -7,9 +7,9 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning.checkpoints import formats
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import contents
 from prompt_tuning.checkpoints.prompt_file import PromptFile
-from prompt_tuning.checkpoints.stored import Stored
 from tests.reference_models import read
 
 T5X_PROMPT = "encoder/prompt/prompt/prompt"

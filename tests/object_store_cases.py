@@ -15,14 +15,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints import storage
+from prompt_tuning.checkpoints.containers import storage
+from prompt_tuning.checkpoints.containers.stored import Stored
+from prompt_tuning.checkpoints.containers.zarr import open_store
 from prompt_tuning.checkpoints.formats import format_of, open_model
 from prompt_tuning.checkpoints.hugging_face import save_hugging_face
 from prompt_tuning.checkpoints.prompt_file import PromptFile
 from prompt_tuning.checkpoints.run import RunCheckpoints
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.checkpoints.t5x import save_orbax, save_t5x
-from prompt_tuning.checkpoints.zarr import open_store
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.training.optimizer import adafactor

@@ -10,8 +10,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import serialization, traverse_util
 
-from prompt_tuning.checkpoints import zarr
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.containers import zarr
+from prompt_tuning.checkpoints.containers.stored import Stored
 from tests.reference_models import GOLDEN, read
 
 PROMPT = "encoder/prompt/prompt/prompt"

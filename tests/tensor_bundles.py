@@ -1,6 +1,6 @@
 """Writes sorted tables and the messages in them, also such as TensorFlow never would."""
 
-from prompt_tuning.checkpoints.sorted_table import masked_crc32c
+from prompt_tuning.checkpoints.containers.sorted_table import masked_crc32c
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 

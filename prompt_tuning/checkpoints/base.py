@@ -16,8 +16,8 @@ from etils import epath
 from flax import nnx
 
 from prompt_tuning.checkpoints import formats, mapping, run
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import Contents
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.errors import CheckpointError, nearest
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
 from prompt_tuning.training.state import RunState

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.errors import ConfigError, nearest
 
 

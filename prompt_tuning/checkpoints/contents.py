@@ -10,7 +10,7 @@ from etils import epath
 from flax import nnx
 
 from prompt_tuning.checkpoints import mapping
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.errors import CheckpointError, nearest
 from prompt_tuning.model import T5, T5Config, parameters
 

@@ -5,7 +5,8 @@ import re
 
 from etils import epath
 
-from prompt_tuning.checkpoints import base, formats, storage
+from prompt_tuning.checkpoints import base, formats
+from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.checkpoints.contents import Contents
 from prompt_tuning.checkpoints.methods import fitted, to_t5x_names
 from prompt_tuning.errors import ConfigError, nearest

@@ -18,9 +18,9 @@ from prompt_tuning.checkpoints import (
     run,
     t5x,
 )
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import Contents
 from prompt_tuning.checkpoints.prompt_file import PromptFile
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.errors import CheckpointError, nearest
 
 

@@ -15,7 +15,11 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints import hugging_face_weights, mapping, storage
+from prompt_tuning.checkpoints import hugging_face_weights, mapping
+from prompt_tuning.checkpoints.containers import storage
+from prompt_tuning.checkpoints.containers.json_file import read_json
+from prompt_tuning.checkpoints.containers.safetensors_file import SafetensorsFile
+from prompt_tuning.checkpoints.containers.stored import Index, Stored
 from prompt_tuning.checkpoints.contents import Contents, contents, expected_shapes, widest_dtype
 from prompt_tuning.checkpoints.hugging_face_config import (
     TOKENS,
@@ -23,9 +27,6 @@ from prompt_tuning.checkpoints.hugging_face_config import (
     scales_output,
     written_config,
 )
-from prompt_tuning.checkpoints.json_file import read_json
-from prompt_tuning.checkpoints.safetensors_file import SafetensorsFile
-from prompt_tuning.checkpoints.stored import Index, Stored
 from prompt_tuning.errors import CheckpointError, ConfigError, nearest
 from prompt_tuning.model import T5Config
 from prompt_tuning.model.parameters import check_names

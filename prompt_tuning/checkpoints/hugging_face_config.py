@@ -9,7 +9,7 @@ file, ties only what is equal, and scales a T5 by `scale_decoder_outputs` and an
 from collections.abc import Mapping
 from typing import Any
 
-from prompt_tuning.checkpoints.json_file import shown
+from prompt_tuning.checkpoints.containers.json_file import shown
 from prompt_tuning.errors import CheckpointError, ConfigError, nearest
 from prompt_tuning.model import T5Config
 from prompt_tuning.model.layers import NORM_EPSILON

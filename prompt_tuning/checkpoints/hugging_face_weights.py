@@ -6,11 +6,11 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.checkpoints import byte_range, safetensors_file
-from prompt_tuning.checkpoints.json_file import read_json, shown
-from prompt_tuning.checkpoints.safetensors_file import SafetensorsFile, open_safetensors
-from prompt_tuning.checkpoints.stored import Stored, total_bytes
-from prompt_tuning.checkpoints.torch_file import open_torch
+from prompt_tuning.checkpoints.containers import byte_range, safetensors_file
+from prompt_tuning.checkpoints.containers.json_file import read_json, shown
+from prompt_tuning.checkpoints.containers.safetensors_file import SafetensorsFile, open_safetensors
+from prompt_tuning.checkpoints.containers.stored import Stored, total_bytes
+from prompt_tuning.checkpoints.containers.torch_file import open_torch
 from prompt_tuning.errors import CheckpointError
 
 WHOLE = "model.safetensors"

@@ -7,9 +7,9 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning.checkpoints import base, numpy_file
+from prompt_tuning.checkpoints.containers.stored import Stored, total_bytes
 from prompt_tuning.checkpoints.contents import Contents
 from prompt_tuning.checkpoints.prompt_file import PromptFile
-from prompt_tuning.checkpoints.stored import Stored, total_bytes
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import parameters
 from prompt_tuning.prompts import neighbours

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.errors import CheckpointError, nearest
 
 PROMPT = "encoder/prompt/prompt"

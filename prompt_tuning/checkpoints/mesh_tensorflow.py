@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from etils import epath
 
 from prompt_tuning.checkpoints import mapping
+from prompt_tuning.checkpoints.containers.stored import Stored
+from prompt_tuning.checkpoints.containers.tensor_bundle import index_file, open_tensor_bundle
 from prompt_tuning.checkpoints.contents import Contents, contents
-from prompt_tuning.checkpoints.stored import Stored
-from prompt_tuning.checkpoints.tensor_bundle import index_file, open_tensor_bundle
 from prompt_tuning.errors import CheckpointError, nearest
 
 KIND = "mesh-tensorflow"

@@ -11,9 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from prompt_tuning.checkpoints import mapping
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import Contents
 from prompt_tuning.checkpoints.prompt_file import PromptFile, as_float32
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
 from prompt_tuning.prompts import Combine, KeyValuePrefix, Prompt, PromptParam, Scale, prefix

@@ -14,8 +14,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from prompt_tuning.checkpoints import byte_range, storage
-from prompt_tuning.checkpoints.byte_range import damaged
+from prompt_tuning.checkpoints.containers import byte_range, storage
+from prompt_tuning.checkpoints.containers.byte_range import damaged
 from prompt_tuning.checkpoints.mapping import T5X_PROMPT
 from prompt_tuning.checkpoints.prompt_file import FLOATS, PromptFile, as_float32, refuse_task
 from prompt_tuning.errors import CheckpointError, nearest

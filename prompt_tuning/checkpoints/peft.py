@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints import peft_card, safetensors_file, storage
+from prompt_tuning.checkpoints import peft_card
+from prompt_tuning.checkpoints.containers import safetensors_file, storage
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.mapping import PROMPT
 from prompt_tuning.checkpoints.peft_adapter import (
     CONFIG,
@@ -23,7 +25,6 @@ from prompt_tuning.checkpoints.peft_prefix import read_prefix, write_prefix
 from prompt_tuning.checkpoints.peft_prompts import read_multitask, read_prompt, write_prompt
 from prompt_tuning.checkpoints.peft_scales import read_scales, write_scales
 from prompt_tuning.checkpoints.prompt_file import PromptFile, refuse_task
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.model import T5Config
 
 

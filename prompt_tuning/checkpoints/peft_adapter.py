@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints.json_file import read_json
+from prompt_tuning.checkpoints.containers.json_file import read_json
+from prompt_tuning.checkpoints.containers.safetensors_file import open_safetensors
+from prompt_tuning.checkpoints.containers.stored import Stored
+from prompt_tuning.checkpoints.containers.torch_file import open_torch
 from prompt_tuning.checkpoints.prompt_file import as_float32
-from prompt_tuning.checkpoints.safetensors_file import open_safetensors
-from prompt_tuning.checkpoints.stored import Stored
-from prompt_tuning.checkpoints.torch_file import open_torch
 from prompt_tuning.errors import CheckpointError, nearest
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -13,11 +13,11 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
-from prompt_tuning.checkpoints import storage
-from prompt_tuning.checkpoints.json_file import parse_json
+from prompt_tuning.checkpoints.containers import storage
+from prompt_tuning.checkpoints.containers.json_file import parse_json
+from prompt_tuning.checkpoints.containers.safetensors_file import open_safetensors, write_into
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.mapping import PROMPT
-from prompt_tuning.checkpoints.safetensors_file import open_safetensors, write_into
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.errors import CheckpointError, ConfigError, nearest
 
 FILE = "prompt.safetensors"

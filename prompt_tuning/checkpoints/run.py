@@ -8,8 +8,8 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from prompt_tuning.checkpoints import mapping
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import Contents, contents
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.checkpoints.t5x_orbax import orbax_arrays
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import parameters

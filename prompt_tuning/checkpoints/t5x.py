@@ -9,8 +9,8 @@
 from etils import epath
 
 from prompt_tuning.checkpoints import t5x_index, t5x_orbax
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import Contents, contents
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.checkpoints.t5x_layers import one_per_layer
 from prompt_tuning.checkpoints.t5x_orbax import save_orbax as save_orbax
 from prompt_tuning.checkpoints.t5x_splice import splice as splice

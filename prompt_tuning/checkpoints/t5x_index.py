@@ -16,8 +16,8 @@ import numpy as np
 from etils import epath
 from flax import serialization
 
-from prompt_tuning.checkpoints import zarr
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.containers import zarr
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.errors import CheckpointError
 
 FILE = "checkpoint"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from prompt_tuning.checkpoints.stored import Index, Stored
+from prompt_tuning.checkpoints.containers.stored import Index, Stored
 from prompt_tuning.errors import CheckpointError
 
 LAYERS_AXIS = 1

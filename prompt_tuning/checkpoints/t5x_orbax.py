@@ -13,8 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from prompt_tuning.checkpoints import storage, zarr
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.containers import storage, zarr
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.t5x_writer import dtype_named, nested, parameters_of, step_for
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import T5Config

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints import storage, t5x_index, zarr
+from prompt_tuning.checkpoints import t5x_index
+from prompt_tuning.checkpoints.containers import storage, zarr
+from prompt_tuning.checkpoints.containers.stored import Index, Stored
 from prompt_tuning.checkpoints.contents import contents
-from prompt_tuning.checkpoints.stored import Index, Stored
 from prompt_tuning.checkpoints.t5x_layers import one_per_layer
 from prompt_tuning.checkpoints.t5x_writer import array_folder, nested, step_for, write_index
 from prompt_tuning.errors import CheckpointError

@@ -9,9 +9,10 @@ import numpy as np
 from etils import epath
 from flax import serialization
 
-from prompt_tuning.checkpoints import storage, t5x_index, zarr
+from prompt_tuning.checkpoints import t5x_index
+from prompt_tuning.checkpoints.containers import storage, zarr
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import expected_shapes
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.errors import CheckpointError, ConfigError, nearest
 from prompt_tuning.model import T5Config
 from prompt_tuning.model.parameters import check_names

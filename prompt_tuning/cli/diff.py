@@ -6,8 +6,9 @@ import json
 
 from etils import epath
 
-from prompt_tuning.checkpoints import formats, storage
+from prompt_tuning.checkpoints import formats
 from prompt_tuning.checkpoints.comparison import ArrayDifference, compare
+from prompt_tuning.checkpoints.containers import storage
 
 DIFFERENT = 1
 

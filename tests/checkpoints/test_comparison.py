@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.checkpoints.comparison import ArrayDifference, compare
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.errors import ConfigError
 
 

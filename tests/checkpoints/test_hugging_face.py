@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prompt_tuning.checkpoints import hugging_face
+from prompt_tuning.checkpoints.containers.stored import Stored
+from prompt_tuning.checkpoints.containers.torch_file import open_torch
 from prompt_tuning.checkpoints.contents import expected_shapes
 from prompt_tuning.checkpoints.hugging_face import (
     looks_like_hugging_face,
@@ -21,8 +23,6 @@ from prompt_tuning.checkpoints.hugging_face import (
     save_hugging_face,
 )
 from prompt_tuning.checkpoints.mapping import from_t5x
-from prompt_tuning.checkpoints.stored import Stored
-from prompt_tuning.checkpoints.torch_file import open_torch
 from prompt_tuning.errors import CheckpointError, ConfigError
 from prompt_tuning.model import T5Config, t5_config
 from tests.model.test_t5_hugging_face import CASES, CONFIGS, read_batch, renamed

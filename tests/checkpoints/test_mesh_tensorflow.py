@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from etils import epath
 
+from prompt_tuning.checkpoints.containers.tensor_bundle import open_tensor_bundle
 from prompt_tuning.checkpoints.mesh_tensorflow import (
     looks_like_mesh_tensorflow,
     open_mesh_tensorflow,
 )
-from prompt_tuning.checkpoints.tensor_bundle import open_tensor_bundle
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import T5Config
 from tests.conftest import GOLDEN

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from prompt_tuning.checkpoints import t5x, t5x_layers, zarr
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints import t5x, t5x_layers
+from prompt_tuning.checkpoints.containers import zarr
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.errors import CheckpointError
 from tests import t5x_checkpoints
 from tests.reference_models import CONFIGS

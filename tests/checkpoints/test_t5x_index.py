@@ -5,8 +5,9 @@ import pytest
 from etils import epath
 from flax import serialization
 
-from prompt_tuning.checkpoints import t5x, zarr
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints import t5x
+from prompt_tuning.checkpoints.containers import zarr
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.t5x_index import find_index, read_index
 from prompt_tuning.errors import CheckpointError
 from tests.t5x_checkpoints import as_saved, write_index

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from prompt_tuning.checkpoints import t5x
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.t5x_orbax import orbax_arrays
 from prompt_tuning.errors import CheckpointError
 from tests.reference_models import CONFIGS

@@ -9,8 +9,8 @@ import pytest
 from etils import epath
 
 from prompt_tuning.checkpoints import t5x
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import expected_shapes
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.checkpoints.t5x_writer import step_for
 from prompt_tuning.errors import CheckpointError, ConfigError
 from tests.reference_models import CONFIGS

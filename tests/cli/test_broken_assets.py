@@ -167,7 +167,7 @@ def objects(path):
 def other_network(path):
     held = {"conv1.weight": np.zeros((4, 3)), "bn1.weight": np.zeros(4), "fc.weight": np.zeros(4)}
     file = _one(path, "*.safetensors")
-    from prompt_tuning.checkpoints.safetensors_file import write_safetensors
+    from prompt_tuning.checkpoints.containers.safetensors_file import write_safetensors
 
     file.unlink()
     write_safetensors(assets.epath.Path(file), assets.stored(held), {"format": "pt"})

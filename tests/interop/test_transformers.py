@@ -12,9 +12,9 @@ from etils import epath
 from flax import nnx
 
 from prompt_tuning.batch import shift_right
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.hugging_face import open_hugging_face, save_hugging_face
 from prompt_tuning.checkpoints.mapping import from_t5x, to_t5x
-from prompt_tuning.checkpoints.stored import Stored
 from prompt_tuning.decoding import greedy
 from prompt_tuning.model import parameters
 from tests.reference_models import QUICKLY, filled, forward

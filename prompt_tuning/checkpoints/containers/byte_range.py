@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints.stored import Index, Stored
+from prompt_tuning.checkpoints.containers.stored import Index, Stored
 from prompt_tuning.errors import CheckpointError
 
 # More dimensions than any parameter has, fewer than numpy's limit.

@@ -16,9 +16,9 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from prompt_tuning.checkpoints import storage
-from prompt_tuning.checkpoints.stored import Index, Stored
-from prompt_tuning.checkpoints.zarr_layout import Layout, chunk_shape, parse
+from prompt_tuning.checkpoints.containers import storage
+from prompt_tuning.checkpoints.containers.stored import Index, Stored
+from prompt_tuning.checkpoints.containers.zarr_layout import Layout, chunk_shape, parse
 from prompt_tuning.errors import CheckpointError
 
 # What tensorstore raises, with the reason in its message.

@@ -13,9 +13,19 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints.byte_range import MAX_DIMENSIONS, array_at, file_size, read_whole
-from prompt_tuning.checkpoints.sorted_table import LIMIT, Cursor, masked_crc32c, read_table
-from prompt_tuning.checkpoints.stored import Index, Stored
+from prompt_tuning.checkpoints.containers.byte_range import (
+    MAX_DIMENSIONS,
+    array_at,
+    file_size,
+    read_whole,
+)
+from prompt_tuning.checkpoints.containers.sorted_table import (
+    LIMIT,
+    Cursor,
+    masked_crc32c,
+    read_table,
+)
+from prompt_tuning.checkpoints.containers.stored import Index, Stored
 from prompt_tuning.errors import CheckpointError
 
 # By their numbers in TensorFlow's `types.proto`.

@@ -3,7 +3,7 @@ import re
 import pytest
 from etils import epath
 
-from prompt_tuning.checkpoints import storage
+from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.errors import CheckpointError
 
 PLACES = {

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from prompt_tuning.checkpoints.byte_range import damaged, read_whole
+from prompt_tuning.checkpoints.containers.byte_range import damaged, read_whole
 from prompt_tuning.errors import CheckpointError
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from prompt_tuning.checkpoints.sorted_table import read_table, unpacked
+from prompt_tuning.checkpoints.containers.sorted_table import read_table, unpacked
 from tests.conftest import GOLDEN
 from tests.tensor_bundles import block, table, trailed, varint, with_index
 

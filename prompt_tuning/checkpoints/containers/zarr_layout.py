@@ -13,7 +13,7 @@ from typing import Any, Literal
 import ml_dtypes
 import numpy as np
 
-from prompt_tuning.checkpoints.stored import Index
+from prompt_tuning.checkpoints.containers.stored import Index
 from prompt_tuning.errors import CheckpointError
 
 # How many bytes one byte can become, by the format of each compressor: a match of 258 bytes in two

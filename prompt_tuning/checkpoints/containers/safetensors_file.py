@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints import byte_range, storage
-from prompt_tuning.checkpoints.json_file import parse_json, shown
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.containers import byte_range, storage
+from prompt_tuning.checkpoints.containers.json_file import parse_json, shown
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.errors import CheckpointError
 
 # In the library's order, in which the arrays of a file follow each other from below.

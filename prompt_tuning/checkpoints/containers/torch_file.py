@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints import byte_range, torch_pickle
-from prompt_tuning.checkpoints.byte_range import damaged
-from prompt_tuning.checkpoints.stored import Index, Stored
-from prompt_tuning.checkpoints.torch_pickle import Storage, Tensor
+from prompt_tuning.checkpoints.containers import byte_range, torch_pickle
+from prompt_tuning.checkpoints.containers.byte_range import damaged
+from prompt_tuning.checkpoints.containers.stored import Index, Stored
+from prompt_tuning.checkpoints.containers.torch_pickle import Storage, Tensor
 from prompt_tuning.errors import CheckpointError
 
 # Names and shapes of the largest T5 take 200 kB, the directory of its archive 100 kB.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from prompt_tuning.checkpoints.stored import Stored, total_bytes
+from prompt_tuning.checkpoints.containers.stored import Stored, total_bytes
 from prompt_tuning.errors import CheckpointError
 
 ARRAY = np.arange(24.0, dtype=np.float32).reshape(2, 3, 4)

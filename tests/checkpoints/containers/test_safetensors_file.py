@@ -11,13 +11,13 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompt_tuning.checkpoints import safetensors_file
-from prompt_tuning.checkpoints.safetensors_file import (
+from prompt_tuning.checkpoints.containers import safetensors_file
+from prompt_tuning.checkpoints.containers.safetensors_file import (
     DTYPES,
     open_safetensors,
     write_safetensors,
 )
-from prompt_tuning.checkpoints.stored import Stored
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.errors import CheckpointError
 
 RNG = np.random.default_rng(0)

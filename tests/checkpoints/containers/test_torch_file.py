@@ -12,7 +12,7 @@ from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prompt_tuning.checkpoints.torch_file import open_torch
+from prompt_tuning.checkpoints.containers.torch_file import open_torch
 from prompt_tuning.errors import CheckpointError
 from tests.reference_models import GOLDEN
 

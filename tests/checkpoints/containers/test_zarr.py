@@ -10,9 +10,9 @@ import pytest
 import tensorstore as ts
 from etils import epath
 
-from prompt_tuning.checkpoints import zarr
-from prompt_tuning.checkpoints.stored import Stored
-from prompt_tuning.checkpoints.zarr_layout import chunk_shape
+from prompt_tuning.checkpoints.containers import zarr
+from prompt_tuning.checkpoints.containers.stored import Stored
+from prompt_tuning.checkpoints.containers.zarr_layout import chunk_shape
 from prompt_tuning.errors import CheckpointError
 
 ARRAY = np.arange(7 * 10, dtype=np.float32).reshape(7, 10)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import ml_dtypes
 import numpy as np
 
-from prompt_tuning.checkpoints.byte_range import MAX_DIMENSIONS, damaged
+from prompt_tuning.checkpoints.containers.byte_range import MAX_DIMENSIONS, damaged
 from prompt_tuning.errors import CheckpointError
 
 STORAGES = {

@@ -1,0 +1,1 @@
+"""Files that hold arrays under names, whatever they mean: read lazily, bounded and distrusted."""
