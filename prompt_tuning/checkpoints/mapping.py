@@ -111,6 +111,8 @@ RULES = (
 # fmt: on
 
 _DIGITS = {"t5x": "{}", "hugging_face": "{}", "mesh_tensorflow": "{:03d}"}
+# The first number between separators; no model has so many layers that it is longer.
+_INDEX = re.compile(r"(?<=[._])\d{1,6}(?=[./])")
 _LAYER = re.compile(r"(?P<stack>encoder|decoder)/layers_(?P<index>\d+)/(?P<rest>.+)")
 
 
@@ -128,16 +130,14 @@ def translated(name: str, *, source: str, target: str) -> tuple[str, Rule] | Non
     Returns:
         None if no rule has this name.
     """
-    pattern = re.sub(r"(?<=[._])\d+(?=[./])", "{i}", name, count=1) if name else name
-    for candidate in (name, pattern):
-        rule = _by_name(source).get(candidate)
-        if rule is None:
-            continue
-        if candidate == name:
-            return getattr(rule, target), rule
-        index = int(re.search(r"(?<=[._])\d+(?=[./])", name)[0])  # pyright: ignore[reportOptionalSubscript]
-        if fill(rule, source, index) == name:
-            return fill(rule, target, index), rule
+    if name in _by_name(source):
+        rule = _by_name(source)[name]
+        return getattr(rule, target), rule
+    index = _INDEX.search(name)
+    rule = index and _by_name(source).get(f"{name[: index.start()]}{{i}}{name[index.end() :]}")
+    # Written as the column writes it: `layers_07` is nobody's layer 7.
+    if index and rule and fill(rule, source, int(index[0])) == name:
+        return fill(rule, target, int(index[0])), rule
     return None
 
 

@@ -17,24 +17,44 @@ from prompt_tuning.checkpoints.prompt_file import PromptFile, as_float32
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
 from prompt_tuning.prompts import Combine, KeyValuePrefix, Prompt, PromptParam, Scale, prefix
+from prompt_tuning.prompts.combine import from_description
 
 
-def attach(model: T5, file: PromptFile, *, combine: Combine = prefix) -> T5:
+def attach(model: T5, file: PromptFile, *, combine: Combine | None = None) -> T5:
     """Returns the model with what a file holds, in place of any method that it has.
 
     The base parameters are shared with the model that is given, which stays as it is; they may be
     shapes only.
 
     Args:
-        combine: where a prompt goes; files do not say it.
+        combine: where a prompt goes. None asks the file; one that does not say it, such as every
+            file of other software, holds a prefix.
 
     Raises:
-        CheckpointError: the file belongs to a model of another size.
+        CheckpointError: the file belongs to a model of another size, or says that its prompt goes
+            to a place that we do not know.
     """
+    combine = combine or place(file)
     arrays = fitted(file, model.config).arrays
     graph, method, _ = nnx.split(_model_with(file, model.config, combine), PromptParam, ...)
     _, base, _ = nnx.split(model, BaseParam, ...)
     return nnx.merge(graph, parameters.replaced(method, arrays), base)
+
+
+def place(file: PromptFile) -> Combine:
+    """Returns where the prompt of a file goes.
+
+    Raises:
+        CheckpointError: a place that is not one of ours.
+    """
+    description = file.details.get("combine", {"name": "prefix"})
+    found = from_description(description) if isinstance(description, Mapping) else None
+    if found is None:
+        raise CheckpointError(
+            f"The prompt file says that its prompt goes to {description!r}, which is none of ours. "
+            "Pass the function that puts it there as `combine`."
+        )
+    return found
 
 
 def fitted(file: PromptFile, config: T5Config) -> PromptFile:

@@ -14,6 +14,7 @@ from prompt_tuning.checkpoints import peft_card
 from prompt_tuning.checkpoints.containers import safetensors_file, storage
 from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.mapping import PROMPT
+from prompt_tuning.checkpoints.methods import place
 from prompt_tuning.checkpoints.peft_adapter import (
     CONFIG,
     SEQ_2_SEQ_LM,
@@ -25,7 +26,9 @@ from prompt_tuning.checkpoints.peft_prefix import read_prefix, write_prefix
 from prompt_tuning.checkpoints.peft_prompts import read_multitask, read_prompt, write_prompt
 from prompt_tuning.checkpoints.peft_scales import read_scales, write_scales
 from prompt_tuning.checkpoints.prompt_file import PromptFile, refuse_task
+from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import T5Config
+from prompt_tuning.prompts import prefix
 
 
 def looks_like_peft(path: epath.Path) -> bool:
@@ -88,9 +91,14 @@ def save_peft(
         config: of the base model, to note its depth and heads; PEFT finds them itself if not given.
 
     Raises:
-        CheckpointError: there is something at `path` already, or a prefix of which layers do not
-            share what they share in PEFT.
+        CheckpointError: there is something at `path` already, a prompt that does not go in front of
+            the text, or a prefix of which layers do not share what they share in PEFT.
     """
+    if file.method == "prompt" and place(file) is not prefix:
+        raise CheckpointError(
+            f"The prompt goes to {file.details['combine']!r}; PEFT puts every prompt in front of "
+            "the text, where this one was not trained to be."
+        )
     settings, tensors = _written(file)
     name = base_name or file.base_name
     adapter = {

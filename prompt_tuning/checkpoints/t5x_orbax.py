@@ -20,8 +20,8 @@ from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import T5Config
 
 METADATA = "_METADATA"
-# Bytes of a chunk, so that whoever reads an array needs no memory for it twice.
-_CHUNK = 2**24
+# Bytes of a chunk: whoever reads an array decodes a chunk at once, and needs memory for it twice.
+_CHUNK = 2**22
 
 # Text, and the empty state of parameters that are not trained.
 _NOT_ARRAYS = ("string", "None", "Dict", "List", "Tuple", "NamedTuple")

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -27,6 +27,7 @@ from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.losses import Loss
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
 from prompt_tuning.prompts import PromptParam
+from prompt_tuning.prompts.combine import described
 from prompt_tuning.training import loop
 from prompt_tuning.training.metrics import Console, JsonLines, TensorBoard, Writers
 from prompt_tuning.training.optimizer import Optimizer
@@ -76,6 +77,7 @@ def train(
     initial_checkpoint: str | None = None,
     initial_step: int | None = None,
     vocabulary: Vocabulary | None = None,
+    task: str | None = None,
     loss: Loss | None = None,
     microbatches: int = 1,
     evaluations: Sequence[Evaluation] = (),
@@ -103,6 +105,7 @@ def train(
             Hugging Face's. LM-adapted T5 1.1 stands at 1,100,000.
         vocabulary: what the data was tokenised with, to check that the model has a row for every
             id.
+        task: its name, to note in the prompt's file.
         microbatches: parts of a batch whose gradients are added up, to save memory.
         evaluations: what to evaluate every `eval_period` steps and at the end.
         saving: how often to save.
@@ -140,7 +143,19 @@ def train(
         state = base_model.with_slots(base, state)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(RunCheckpoints(folder, base=base_hash, keep=saving.keep))
-        initial = jax.device_get(parameters.named(chosen)) if trainable == "prompt" else {}
+        prompts = None
+        if trainable == "prompt":
+            provenance = {
+                "base": base_hash,
+                "base_name": initial_checkpoint,
+                "task": task,
+                "config": config.operative_config(),
+                "details": {"combine": described(module.encoder.prompt.combine)}
+                if hasattr(module.encoder.prompt, "combine")
+                else {},
+            }
+            initial = jax.device_get(parameters.named(chosen)[mapping.PROMPT])
+            prompts = _Prompts(folder, (first_step, np.asarray(initial)), provenance)
         state = checkpoints.restore(state) or state
         log.info("%s Base %s.", _counts(chosen, frozen), base_hash[:12])
         log.info("Step %d of %d; everything goes to %s.", state.step, last_step, folder)
@@ -154,10 +169,13 @@ def train(
 
         def save(state: RunState) -> None:
             checkpoints.save(state)
-            if trainable == "prompt":
-                # What drift is measured from. Not before, so that a run that fails leaves nothing.
-                numpy_file.save_numpy(folder, first_step, initial[mapping.PROMPT])
-                _save_prompt(folder, state, base_hash)
+            if prompts is not None:
+                prompts.save(state)
+
+        def evaluate_and_note(state: RunState) -> None:
+            metrics = evaluate(state)
+            if prompts is not None:
+                prompts.add_metrics(state, metrics)
 
         writers = Writers(
             Console(), JsonLines(folder / "train" / "metrics.jsonl"), TensorBoard(folder / "train")
@@ -177,7 +195,8 @@ def train(
             log_every=stats_period,
             actions=[
                 loop.Every(steps=saving.period, action=save),
-                loop.Every(steps=eval_period, action=evaluate),
+                # After saving, so that what is measured is noted in the prompt's file.
+                loop.Every(steps=eval_period, action=evaluate_and_note),
             ],
         )
     log.info("Finished at step %d.", state.step)
@@ -317,7 +336,8 @@ class _Evaluations:
             for one in evaluations
         ]
 
-    def __call__(self, state: RunState) -> None:
+    def __call__(self, state: RunState) -> dict[str, float]:
+        found: dict[str, float] = {}
         for one, evaluate, console, lines, board in self._prepared:
             result = evaluate(state.trainable, self._frozen)
             console.write(state.step, _prefixed(f"{one.folder}/", result.metrics))
@@ -326,17 +346,47 @@ class _Evaluations:
             if result.rows:
                 path = self._folder / one.folder / f"{one.name}-{state.step:06}.jsonl"
                 path.write_text("".join(json.dumps(row) + "\n" for row in result.rows))
+            found |= _prefixed(f"{one.folder}/{one.name}/", result.metrics)
+        return found
 
 
 def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
     return {f"{prefix}{name}": value for name, value in metrics.items()}
 
 
-def _save_prompt(folder: epath.Path, state: RunState, base_hash: str) -> None:
-    vectors = jax.device_get(parameters.named(state.trainable)[mapping.PROMPT])
-    numpy_file.save_numpy(folder, state.step, vectors)
-    saved = prompt_file.PromptFile.of(np.asarray(vectors), base=base_hash, step=state.step)
-    saved.save(folder / prompt_file.FILE)
+class _Prompts:
+    """Writes a run's prompts where others look for them, with where they come from.
+
+    Args:
+        folder: the run's.
+        initial: the vectors before the first update, and the step they are of. They are written
+            beside the first trained ones, for drift is measured from them, and not before, so that
+            a run that fails leaves nothing.
+        provenance: fields of PromptFile that stay the same.
+    """
+
+    def __init__(
+        self, folder: epath.Path, initial: tuple[int, np.ndarray], provenance: dict[str, Any]
+    ):
+        self._folder = folder
+        self._initial = initial
+        self._file = prompt_file.PromptFile.of(initial[1], **provenance)
+
+    def save(self, state: RunState) -> None:
+        vectors = np.asarray(jax.device_get(parameters.named(state.trainable)[mapping.PROMPT]))
+        for step, one in (self._initial, (state.step, vectors)):
+            numpy_file.save_numpy(self._folder, step, one)
+        arrays = {mapping.PROMPT: vectors}
+        self._write(dataclasses.replace(self._file, arrays=arrays, step=state.step, metrics={}))
+
+    def add_metrics(self, state: RunState, metrics: dict[str, float]) -> None:
+        """Adds what was measured, if it was of the prompt that was saved last."""
+        if self._file.step == state.step:
+            self._write(dataclasses.replace(self._file, metrics=metrics))
+
+    def _write(self, file: prompt_file.PromptFile) -> None:
+        self._file = file
+        file.save(self._folder / prompt_file.FILE)
 
 
 def _counts(chosen: nnx.State, frozen: nnx.State) -> str:

@@ -13,7 +13,8 @@ The text `5 6 EOS`, padded to 4 tokens, with a prompt of 2 (E: embedding, p: pro
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -97,6 +98,32 @@ class Suffix:
             return end
         ends_in_eos = jnp.any((count == end) & (tokens == self.eos_id), axis=1, keepdims=True)
         return jnp.where(ends_in_eos, end - 1, end)
+
+
+def described(combine: Combine) -> dict[str, Any]:
+    """Returns plain values that say where a prompt goes, for `from_description`.
+
+    >>> described(Suffix(before_eos=False))
+    {'name': 'Suffix', 'before_eos': False, 'eos_id': 1}
+    """
+    if dataclasses.is_dataclass(combine) and not isinstance(combine, type):
+        return {"name": type(combine).__name__, **dataclasses.asdict(combine)}
+    return {"name": getattr(combine, "__name__", repr(combine))}
+
+
+def from_description(description: Mapping[str, Any]) -> Combine | None:
+    """Undoes `described`; returns None for a place that is not one of ours."""
+    places: dict[str, Callable[..., Combine]] = {
+        "prefix": lambda: prefix,
+        "after_bos": lambda: after_bos,
+        "Suffix": Suffix,
+    }
+    settings = {key: value for key, value in description.items() if key != "name"}
+    make = places.get(description.get("name", ""))
+    try:
+        return None if make is None else make(**settings)
+    except TypeError:
+        return None
 
 
 def _visible(positions: Float[Array, "B S ..."] | Int[Array, "B S"]) -> Bool[Array, "B S"]:

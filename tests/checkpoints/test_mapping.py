@@ -1,8 +1,18 @@
 import numpy as np
 import pytest
 
-from prompt_tuning.checkpoints.mapping import from_t5x, to_t5x
+from prompt_tuning.checkpoints.containers.stored import Stored
+from prompt_tuning.checkpoints.contents import expected_shapes
+from prompt_tuning.checkpoints.mapping import (
+    RULES,
+    fill,
+    from_t5x,
+    to_t5x,
+    to_t5x_names,
+    translated,
+)
 from prompt_tuning.errors import CheckpointError
+from prompt_tuning.model import t5_config
 from tests.reference_models import CONFIGS
 
 every_model = pytest.mark.parametrize("name", CONFIGS)
@@ -93,3 +103,70 @@ def test_layers_of_different_shapes_are_named():
         "The layers of 'encoder/layers/mlp/wo/kernel' have different shapes, [(2, 3), (3, 2)]; a "
         "stack needs one."
     )
+
+
+# The table of names.
+
+COLUMNS = ("t5x", "hugging_face", "mesh_tensorflow")
+
+
+@pytest.mark.parametrize("source", COLUMNS)
+@pytest.mark.parametrize("target", COLUMNS)
+def test_every_name_is_translated_by_its_own_rule(source, target):
+    for rule in RULES:
+        for index in (0, 7, 123):
+            name = fill(rule, source, index)
+            found = translated(name, source=source, target=target)
+            assert found == (fill(rule, target, index), rule), name
+
+
+def test_no_two_rules_have_a_name_in_common():
+    for column in COLUMNS:
+        names = [getattr(rule, column) for rule in RULES]
+        assert len(names) == len(set(names))
+
+
+def test_the_table_has_every_parameter_of_every_family():
+    families = [CONFIGS["C"], t5_config("t5_small"), t5_config("mt5_small")]
+    known = {fill(rule, "t5x", index) for rule in RULES for index in range(12)}
+    for config in families:
+        assert expected_shapes(config).keys() <= known
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "encoder.block.07.layer.0.layer_norm.weight",
+        "encoder.block.x.layer.0.layer_norm.weight",
+        f"encoder.block.{'9' * 5000}.layer.0.layer_norm.weight",
+        "encoder.block.0.layer.0.SelfAttention.q.bias",
+        "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
+    ],
+)
+def test_a_name_of_no_rule_is_nobody_s(name):
+    assert translated(name, source="hugging_face", target="t5x") is None
+
+
+def test_what_no_rule_knows_is_left_over_and_named():
+    tensors = {"shared.weigth": Stored.of(np.zeros((2, 2)), "x")}
+    with pytest.raises(CheckpointError) as error:
+        to_t5x_names(tensors, source="hugging_face", where="model")
+    assert str(error.value) == (
+        "model holds 1 arrays that a T5 does not have; is it a checkpoint of another "
+        "architecture?\n  left over 'shared.weigth'. Did you mean 'shared.weight' or "
+        "'lm_head.weight'?"
+    )
+
+
+def test_kernels_of_torch_are_turned_and_those_of_mesh_tensorflow_are_not():
+    kernel = Stored.of(np.zeros((3, 2)), "x")
+    names = {
+        "hugging_face": "encoder.block.0.layer.1.DenseReluDense.wo.weight",
+        "mesh_tensorflow": "encoder/block_000/layer_001/DenseReluDense/wo/kernel",
+    }
+    for column, shape in (("hugging_face", (2, 3)), ("mesh_tensorflow", (3, 2))):
+        found = to_t5x_names({names[column]: kernel}, source=column, where="model")
+        assert {name: one.shape for name, one in found.items()} == {
+            "encoder/layers_0/mlp/wo/kernel": shape
+        }

@@ -221,6 +221,11 @@ def test_every_form_of_the_prompt_holds_the_same_vectors(world):
     run, base = world.folder / "whole", base_hash(world)
     saved = PromptFile.load(run / "prompt.safetensors", base=base)
     assert (saved.base, saved.step) == (base, LAST)
+    assert saved.base_name == str(world.folder / "base")
+    assert saved.task and saved.task in saved.config
+    assert saved.details == {"combine": {"name": "prefix"}}
+    written = lines(run / f"inference_eval/{saved.task}-metrics.jsonl")[-1]
+    assert saved.metrics[f"inference_eval/{saved.task}/accuracy"] == written["accuracy"]
     assert saved.vectors.shape == (PROMPT_LENGTH, 32)
     (array,) = parameters.named(restored(run, base).trainable).values()
     np.testing.assert_array_equal(saved.vectors, array)

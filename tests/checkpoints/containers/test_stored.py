@@ -1,8 +1,12 @@
 """Arrays that are read when asked for."""
 
+import dataclasses
+
+import ml_dtypes
 import numpy as np
 import pytest
 
+from prompt_tuning.checkpoints import containers
 from prompt_tuning.checkpoints.containers.stored import Stored, total_bytes
 from prompt_tuning.errors import CheckpointError
 
@@ -41,6 +45,36 @@ def test_a_view_has_the_shape_and_numbers_of_its_array(view):
     for part in PARTS:
         index = tuple(part for _ in stored.shape)
         np.testing.assert_array_equal(stored[index], expected[index])
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("block", [1, 20, 1000])
+def test_a_part_read_in_blocks_is_the_part(monkeypatch, view, rows, block):
+    monkeypatch.setattr(containers.stored, "BLOCK", block)
+    of_stored, of_array = VIEWS[view]
+    whole = dataclasses.replace(Stored.of(ARRAY, "x"), rows=rows)
+    stored, expected = of_stored(whole), of_array(ARRAY)
+    for one in PARTS:
+        index = tuple(one for _ in stored.shape)
+        found = stored.part(index, ml_dtypes.bfloat16)
+        assert found.dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(found, expected[index])
+        np.testing.assert_array_equal(stored.part(index), expected[index])
+
+
+def test_blocks_are_whole_chunks_and_as_small_as_asked(monkeypatch):
+    monkeypatch.setattr(containers.stored, "BLOCK", 200)
+    reads = []
+
+    def read(index):
+        reads.append((index[0].start, index[0].stop))
+        return np.zeros([one.stop - one.start for one in index], np.float32)
+
+    shape, dtype = (10, 5), np.dtype(np.float32)  # 20 bytes a row
+    stored = Stored(shape=shape, dtype=dtype, read=read, where="x", rows=4)
+    stored.part((slice(1, None), slice(None)))
+    assert reads == [(1, 8), (8, 10)]
 
 
 def test_a_view_reads_its_part_and_nothing_else():
