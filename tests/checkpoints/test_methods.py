@@ -180,3 +180,17 @@ def test_joined_heads_have_no_place_in_an_original_checkpoint():
     )
     with raises(message):
         to_t5x_names(PromptFile(arrays={KEYS: np.ones((3, 12), np.float32)}))
+
+
+def test_a_prompt_goes_where_its_file_says():
+    place = {"name": "Suffix", "before_eos": False, "eos_id": 1}
+    file = PromptFile.of(np.ones((2, 16), np.float32), details={"combine": place})
+    assert attach(small_model(), file).encoder.prompt.combine == Suffix(before_eos=False)
+    assert attach(small_model(), file, combine=Suffix()).encoder.prompt.combine == Suffix()
+
+
+@pytest.mark.parametrize("place", [{"name": "middle"}, "prefix", None])
+def test_a_place_that_is_none_of_ours_is_refused(place):
+    file = PromptFile.of(np.ones((2, 32), np.float32), details={"combine": place})
+    with pytest.raises(CheckpointError, match="which is none of ours"):
+        attach(small_model(), file)

@@ -532,3 +532,10 @@ def test_an_adapter_that_is_there_is_not_written_over(tmp_path):
     with pytest.raises(CheckpointError, match=r"^.+/adapter already exists"):
         save_peft(PromptFile.of(VECTORS), tmp_path / "adapter")
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_prompt_that_is_no_prefix_is_not_exported(tmp_path):
+    file = PromptFile.of(VECTORS, details={"combine": {"name": "after_bos"}})
+    with pytest.raises(CheckpointError, match="PEFT puts every prompt in front of the text"):
+        save_peft(file, tmp_path / "adapter")
+    assert not list(tmp_path.iterdir())

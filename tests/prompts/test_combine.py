@@ -1,9 +1,12 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from prompt_tuning.prompts import Suffix, after_bos, prefix
+from prompt_tuning.prompts.combine import described, from_description
 
 # Every combination, with its name in the original. A new one gets the laws with one line.
 COMBINATIONS = {
@@ -171,3 +174,18 @@ def test_suffix_of_a_text_with_a_start_token_equals_the_original(golden, before_
     # token, we put it after.
     after_the_last = recorded["suffix_prompt_decoder_only/before_eos=False"]
     np.testing.assert_array_equal(embedded[2], after_the_last[2])
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_a_place_is_what_its_description_says(name):
+    combine, _ = COMBINATIONS[name]
+    description = json.loads(json.dumps(described(combine)))
+    assert from_description(description) == combine
+
+
+@pytest.mark.parametrize(
+    "description",
+    [{}, {"name": "middle"}, {"name": "Suffix", "eos": 3}, {"name": "prefix", "x": 1}],
+)
+def test_a_description_of_no_place_of_ours_is_none(description):
+    assert from_description(description) is None
