@@ -6,6 +6,7 @@ a misspelt flag answer without JAX, TensorFlow or gin.
 
 import dataclasses
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from prompt_tuning.errors import ConfigError, PromptTuningError, nearest
 
 OUT_OF_MEMORY = 6
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
+PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,10 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     (`prompt_tuning.errors`); anything else is ours and keeps its traceback.
     """
     try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv))
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # here, where a closed pipe is understood
+        return code
     except PromptTuningError as error:
         print(f"error: {_without_gin_trail(error)}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # `... | head` has read enough. What is left in the buffer must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -40,12 +40,16 @@ def _prompt(path: epath.Path, arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.init is None
         else formats.open_prompt(arguments.init).vectors
     )
+    table = None if arguments.base is None else load_embeddings(arguments.base)
     vocabulary = arguments.vocabulary and SentencePieceVocabulary(arguments.vocabulary)
+    if table is not None and vocabulary:
+        # Tables are padded with rows that are no token's.
+        table = table[: vocabulary.size]
     return inspection.about_prompt(
         file,
         where=path,
         kind=formats.format_of(path),
-        table=None if arguments.base is None else load_embeddings(arguments.base),
+        table=table,
         piece=vocabulary.piece if vocabulary else None,
         start=start,
         count=arguments.neighbours,

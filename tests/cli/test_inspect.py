@@ -1,6 +1,8 @@
 """`prompt-tuning inspect`, `diff`, `extract`, `sample-vocabulary` and `splice`."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -128,6 +130,12 @@ def test_everything_is_readable_as_text(files, capsys, name):
     assert text.startswith("kind ") and "None" not in text and "{" not in text
     assert ("vector 6: norm " in text) == (name in PROMPTS)
     assert ("by cosine: " in text) == (name in PROMPTS)
+
+
+def test_a_reader_that_has_read_enough_is_no_fault(files):
+    command = f"set -o pipefail; {sys.executable} -m prompt_tuning inspect {files['t5x']} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 # diff

@@ -346,3 +346,32 @@ def test_tuning_the_whole_model_goes_on_with_the_second_moments_of_the_base(worl
     seen = base > 1e-12
     assert seen.any(axis=1).sum() > 100
     assert np.all(tuned[seen] > 0.7 * base[seen])
+
+
+@pytest.mark.parametrize("name", ["huggingface", "t5x"])
+def test_a_base_in_another_format_gives_the_same_prompt(world, name):
+    base = world.folder / f"converted_{name}"
+    there = [f"--from={world.folder / 'base'}", f"--to={base}", f"--to_format={name}"]
+    assert main(["convert", *there]) == 0
+    forget_tasks()
+    run = world.folder / f"over_{name}"
+    flags = [binding("INITIAL_CHECKPOINT_PATH", base), binding("MODEL_DIR", run)]
+    assert main(["train", *world.whole_flags, *flags]) == 0
+    assert numpy_prompt(run, LAST).tobytes() == numpy_prompt(world.folder / "whole", LAST).tobytes()
+    files = [
+        PromptFile.load(folder / "prompt.safetensors") for folder in (run, world.folder / "whole")
+    ]
+    assert files[0].base == files[1].base == base_hash(world)
+
+
+def test_a_run_is_inspected_with_the_drift_of_its_prompt(world, capsys):
+    vocabulary = world.folder / "small.model"
+    flags = [f"--base={world.folder / 'base'}", f"--vocabulary={vocabulary}", "--json"]
+    assert main(["inspect", str(world.folder / "whole"), *flags]) == 0
+    about = json.loads(capsys.readouterr().out)
+    start = numpy_prompt(world.folder / "whole", BASE_STEPS)
+    moved = np.linalg.norm(numpy_prompt(world.folder / "whole", LAST) - start, axis=1)
+    found = [vector["drift"]["distance"] for vector in about["vectors"]]
+    np.testing.assert_allclose(found, moved, rtol=1e-5)
+    assert moved.min() > 0.1
+    assert all(token["piece"] for token in about["vectors"][0]["nearest_by_cosine"])
