@@ -13,7 +13,7 @@ from typing import Any
 
 import prompt_tuning
 from prompt_tuning.cli import arguments, asset_arguments, demo
-from prompt_tuning.errors import ConfigError, PromptTuningError, nearest
+from prompt_tuning.errors import CheckpointError, ConfigError, PromptTuningError, nearest
 
 OUT_OF_MEMORY = 6
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
@@ -25,12 +25,14 @@ class Command:
     """One row of the table of commands.
 
     `module` has a function `run(arguments) -> int`, which returns the exit code; `parse` makes its
-    `arguments` from the flags and needs nothing heavy.
+    `arguments` from the flags and needs nothing heavy. The files of a command `on_checkpoints` are
+    all checkpoints, so that what the system says about one is a fault of that class.
     """
 
     module: str
     about: str
     parse: Callable[..., Any] = arguments.parse_run
+    on_checkpoints: bool = False
 
 
 COMMANDS = {
@@ -46,31 +48,37 @@ COMMANDS = {
         module="prompt_tuning.cli.convert",
         about="Turns checkpoints and prompts of one format into another.",
         parse=asset_arguments.parse_convert,
+        on_checkpoints=True,
     ),
     "inspect": Command(
         module="prompt_tuning.cli.inspect",
         about="Says what a checkpoint or prompt is: shapes, base, norms, nearest tokens, drift.",
         parse=asset_arguments.parse_inspect,
+        on_checkpoints=True,
     ),
     "diff": Command(
         module="prompt_tuning.cli.diff",
         about="Compares two checkpoints or prompts; exit code 1 if they differ.",
         parse=asset_arguments.parse_diff,
+        on_checkpoints=True,
     ),
     "extract": Command(
         module="prompt_tuning.cli.extract",
         about="Writes one variable of a checkpoint as a numpy file.",
         parse=asset_arguments.parse_extract,
+        on_checkpoints=True,
     ),
     "sample-vocabulary": Command(
         module="prompt_tuning.cli.sample_vocabulary",
         about="Draws rows of a checkpoint's embeddings as an initial prompt.",
         parse=asset_arguments.parse_sample_vocabulary,
+        on_checkpoints=True,
     ),
     "splice": Command(
         module="prompt_tuning.cli.splice",
         about="Puts a prompt into a full t5x checkpoint.",
         parse=asset_arguments.parse_splice,
+        on_checkpoints=True,
     ),
     "demo": Command(
         module="prompt_tuning.cli.demo",
@@ -133,7 +141,12 @@ def _dispatch(argv: list[str]) -> int:
         parsed = command.parse(f"prompt-tuning {first}", command.about, argv[1:])
     except SystemExit as done:  # argparse leaves this way after it has printed the help
         return int(done.code or 0)
-    return importlib.import_module(command.module).run(parsed)
+    try:
+        return importlib.import_module(command.module).run(parsed)
+    except OSError as error:
+        if not command.on_checkpoints or error.filename is None:
+            raise
+        raise CheckpointError(f"{error.filename}: {error.strerror}.") from error
 
 
 def _help() -> str:

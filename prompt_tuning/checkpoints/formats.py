@@ -174,7 +174,7 @@ def open_prompt(
         if known == name or (name is None and one.recognises(path)):
             return one.open(path, task=task)
     if any(one.recognises(path) for one in MODEL_FORMATS.values()):
-        return prompt_of(open_model(path))
+        return prompt_of(open_model(path, name))
     raise _nothing(path, PROMPT_FORMATS)
 
 
@@ -267,5 +267,5 @@ def newest(path: epath.Path) -> epath.Path:
 
 def _nothing(path: epath.Path, table: Mapping[str, ModelFormat | PromptFormat]) -> CheckpointError:
     known = "\n  ".join(one.about for one in table.values())
-    found = "There is nothing of ours at" if path.exists() else "There is nothing at"
+    found = "No checkpoint of a known format is at" if path.exists() else "There is nothing at"
     return CheckpointError(f"{found} {path!s}. Expected one of\n  {known}")

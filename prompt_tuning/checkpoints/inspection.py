@@ -104,9 +104,11 @@ def about_prompt(
 
 def initial_prompt(where: epath.Path) -> np.ndarray | None:
     """Returns the oldest numpy prompt of the run that a path belongs to: what it started from."""
-    for folder in (where, *where.parents)[:4]:
-        if (folder / numpy_file.FOLDER).exists():
-            return numpy_file.oldest(folder / numpy_file.FOLDER)
+    inside = [folder for folder in where.parents if folder.name == numpy_file.FOLDER]
+    beside = [folder / numpy_file.FOLDER for folder in (where, where.parent)]
+    for folder in (where, *inside, *beside):
+        if folder.name == numpy_file.FOLDER and folder.exists():
+            return numpy_file.oldest(folder)
     return None
 
 

@@ -5,6 +5,7 @@ import argparse
 from etils import epath
 
 from prompt_tuning.checkpoints import conversion, formats, verification
+from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.errors import CheckpointError, ConfigError
 
 # Logits of the same arrays by the same program. A cast is allowed what it costs.
@@ -45,7 +46,8 @@ def _verify(wanted: conversion.Conversion) -> None:
         f"their standard deviation is {found.scale:.3g}."
     )
     if wanted.dtype is None and not found.largest <= TOLERANCE:
+        storage.remove(wanted.target)
         raise CheckpointError(
-            f"{wanted.target!s} does not give the logits of {wanted.source!s}: they differ by "
-            f"{found.largest:.3g}, expected at most {TOLERANCE:g}. Do not use it."
+            f"What was made of {wanted.source!s} does not give its logits: they differ by "
+            f"{found.largest:.3g}, expected at most {TOLERANCE:g}. {wanted.target!s} was removed."
         )

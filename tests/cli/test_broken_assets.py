@@ -187,7 +187,7 @@ BROKEN = {
     "an empty folder": (
         "t5x",
         lambda path: (shutil.rmtree(path), path.mkdir())[1],
-        "nothing of ours at",
+        "No checkpoint of a known format is at",
     ),
     # t5x.
     "t5x, index cut": ("t5x", cut("checkpoint"), "checkpoint"),

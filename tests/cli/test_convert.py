@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning import __main__
-from prompt_tuning.checkpoints import formats
+from prompt_tuning.checkpoints import formats, verification
 from tests import assets
 
 MODELS = ("t5x", "orbax", "huggingface")
@@ -244,3 +244,21 @@ def test_what_exists_is_never_replaced(tmp_path, capsys):
     assert convert(source, target) == 4
     assert f"{target} already exists" in capsys.readouterr().err
     assert assets.tree(target) == {"note.txt": b"mine"}
+
+
+def test_a_conversion_that_fails_its_verification_is_removed(tmp_path, capsys, monkeypatch):
+    source = assets.write_model(tmp_path, "t5x")
+    target = tmp_path / "hf"
+    # A head turned the wrong way round would be such a fault; the table of names cannot hold one.
+    different = verification.Verification(largest=0.5, scale=1.0)
+    monkeypatch.setattr(verification, "verify", lambda wanted: different)
+    assert convert(source, target, "--to_format=huggingface", "--verify") == 4
+    assert "differ by 0.5, expected at most 1e-05" in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_what_the_system_says_about_a_file_is_a_fault_of_checkpoints(tmp_path, capsys):
+    source = assets.write_prompt(tmp_path, "npy")
+    (tmp_path / "file").write_text("not a folder")
+    assert convert(source, tmp_path / "file" / "out.npy") == 4
+    assert f"{tmp_path}/file" in capsys.readouterr().err

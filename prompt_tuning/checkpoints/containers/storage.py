@@ -97,6 +97,14 @@ def replaced_file(path: epath.Path) -> Iterator[epath.Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove(path: epath.Path) -> None:
+    """Removes a file, or a folder with all that is in it."""
+    if path.is_dir():
+        path.rmtree()
+    else:
+        path.unlink()
+
+
 def write_whole(path: epath.Path, content: bytes) -> None:
     """Writes a file so that it is either whole or absent; replaces what was there."""
     with replaced_file(path) as partial:
