@@ -145,17 +145,16 @@ def train(
         checkpoints = stack.enter_context(RunCheckpoints(folder, base=base_hash, keep=saving.keep))
         prompts = None
         if trainable == "prompt":
-            provenance = {
-                "base": base_hash,
-                "base_name": initial_checkpoint,
-                "task": task,
-                "config": config.operative_config(),
-                "details": {"combine": described(module.encoder.prompt.combine)}
-                if hasattr(module.encoder.prompt, "combine")
-                else {},
-            }
-            initial = jax.device_get(parameters.named(chosen)[mapping.PROMPT])
-            prompts = _Prompts(folder, (first_step, np.asarray(initial)), provenance)
+            combine = getattr(module.encoder.prompt, "combine", None)
+            prompts = _Prompts(
+                folder,
+                initial=state,
+                base=base_hash,
+                base_name=initial_checkpoint,
+                task=task,
+                config=config.operative_config(),
+                details={} if combine is None else {"combine": described(combine)},
+            )
         state = checkpoints.restore(state) or state
         log.info("%s Base %s.", _counts(chosen, frozen), base_hash[:12])
         log.info("Step %d of %d; everything goes to %s.", state.step, last_step, folder)
@@ -359,25 +358,22 @@ class _Prompts:
 
     Args:
         folder: the run's.
-        initial: the vectors before the first update, and the step they are of. They are written
-            beside the first trained ones, for drift is measured from them, and not before, so that
-            a run that fails leaves nothing.
+        initial: the state before the first update. Its prompt is written beside the first trained
+            one, for drift is measured from it, and not before, so that a run that fails leaves
+            nothing.
         provenance: fields of PromptFile that stay the same.
     """
 
-    def __init__(
-        self, folder: epath.Path, initial: tuple[int, np.ndarray], provenance: dict[str, Any]
-    ):
+    def __init__(self, folder: epath.Path, *, initial: RunState, **provenance: Any):
         self._folder = folder
-        self._initial = initial
-        self._file = prompt_file.PromptFile.of(initial[1], **provenance)
+        self._start = prompt_file.PromptFile.of(_vectors(initial), step=initial.step, **provenance)
+        self._file = self._start
 
     def save(self, state: RunState) -> None:
-        vectors = np.asarray(jax.device_get(parameters.named(state.trainable)[mapping.PROMPT]))
-        for step, one in (self._initial, (state.step, vectors)):
-            numpy_file.save_numpy(self._folder, step, one)
-        arrays = {mapping.PROMPT: vectors}
-        self._write(dataclasses.replace(self._file, arrays=arrays, step=state.step, metrics={}))
+        arrays = {mapping.PROMPT: _vectors(state)}
+        self._write(dataclasses.replace(self._start, arrays=arrays, step=state.step))
+        for file in (self._start, self._file):
+            numpy_file.save_numpy(self._folder, file.step, file.vectors)
 
     def add_metrics(self, state: RunState, metrics: dict[str, float]) -> None:
         """Adds what was measured, if it was of the prompt that was saved last."""
@@ -387,6 +383,11 @@ class _Prompts:
     def _write(self, file: prompt_file.PromptFile) -> None:
         self._file = file
         file.save(self._folder / prompt_file.FILE)
+
+
+def _vectors(state: RunState) -> np.ndarray:
+    (vectors,) = parameters.named(state.trainable).values()
+    return np.asarray(jax.device_get(vectors))
 
 
 def _counts(chosen: nnx.State, frozen: nnx.State) -> str:
