@@ -28,7 +28,9 @@ def _archive(name):
 def unpacked(name, folder):
     """Returns the `checkpoint_<step>` in an archive."""
     with tarfile.open(fileobj=io.BytesIO(_archive(name))) as archive:
-        archive.extractall(folder, filter="data")
+        # Python before 3.11.4 does not know the argument, and later ones ask for it.
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        archive.extractall(folder, **safely)
         return epath.Path(folder) / archive.getnames()[0]
 
 
