@@ -63,14 +63,16 @@ class Conversion:
         return dataclasses.replace(self, source_format=source, target_format=target)
 
 
-def convert(conversion: Conversion) -> None:
+def convert(wanted: Conversion) -> None:
     """Reads the source and writes the target, one array at a time; nothing is half written.
+
+    Args:
+        wanted: with both formats named, see `Conversion.resolved`.
 
     Raises:
         ConfigError: formats that do not go together, or a missing `base`.
         CheckpointError: the source is damaged, or holds what the target's format cannot.
     """
-    wanted = conversion.resolved()
     if wanted.target_format in formats.PROMPT_FORMATS:
         _write_prompt(wanted)
     else:

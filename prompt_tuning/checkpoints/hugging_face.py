@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from etils import epath
 
@@ -19,20 +18,19 @@ from prompt_tuning.checkpoints import hugging_face_weights, mapping
 from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.checkpoints.containers.json_file import read_json
 from prompt_tuning.checkpoints.containers.safetensors_file import SafetensorsFile
-from prompt_tuning.checkpoints.containers.stored import Index, Stored
-from prompt_tuning.checkpoints.contents import Contents, contents, expected_shapes, widest_dtype
+from prompt_tuning.checkpoints.containers.stored import Stored
+from prompt_tuning.checkpoints.contents import Contents, contents, widest_dtype
 from prompt_tuning.checkpoints.hugging_face_config import (
     TOKENS,
     read_settings,
     scales_output,
     written_config,
 )
-from prompt_tuning.errors import CheckpointError, ConfigError, nearest
+from prompt_tuning.checkpoints.saving import check_parameters, dtype_named
+from prompt_tuning.errors import CheckpointError, ConfigError
 from prompt_tuning.model import T5Config
-from prompt_tuning.model.parameters import check_names
 
 CONFIG = "config.json"
-DTYPES = {"float32": np.dtype("float32"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _SHARED = "shared.weight"
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _HEAD = "lm_head.weight"
@@ -158,15 +156,12 @@ def save_hugging_face(
         CheckpointError: the path exists, or Hugging Face cannot represent the model.
         ConfigError: a wrong option.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(
-            f"Cannot save as {dtype!r}, expected {' or '.join(DTYPES)}.{nearest(dtype, DTYPES)}"
-        )
+    to = dtype_named(dtype)
     if shard_bytes < 1:
         raise ConfigError(f"shard_bytes is {shard_bytes}, expected a positive number.")
     theirs = _to_hugging_face(tensors, config)
-    if dtype is not None:
-        theirs = {name: _cast(one, DTYPES[dtype]) for name, one in theirs.items()}
+    if to is not None:
+        theirs = {name: one.cast(to) for name, one in theirs.items()}
     kept = widest_dtype(theirs).name
     written = written_config(config, family=family or "t5", dtype=kept)
     metadata = {"format": "pt"} | ({} if step is None else {"step": str(step)})
@@ -192,24 +187,12 @@ def _to_hugging_face(tensors: Mapping[str, Stored], config: T5Config) -> dict[st
             f"A folder of Hugging Face holds a T5 and nothing else, these arrays have no place in "
             f"it: {', '.join(strangers[:5])}. Save a prompt as an adapter of PEFT."
         )
-    wanted = expected_shapes(config)
-    check_names(found=tensors, wanted=wanted, where="the arrays to save")
+    check_parameters(tensors, config)
     theirs = {}
     for name, one in tensors.items():
-        if one.shape != wanted[name]:
-            raise CheckpointError(
-                f"{one.where} has shape {one.shape}, but {name!r} of this model has {wanted[name]}."
-            )
         there, rule = mapping.translated(name, source="t5x", target="hugging_face")  # pyright: ignore[reportGeneralTypeIssues]
         theirs[there] = one.transposed() if rule.transposed else one
     return dict(sorted(theirs.items()))
-
-
-def _cast(stored: Stored, dtype: np.dtype) -> Stored:
-    def read(index: Index) -> np.ndarray:
-        return stored.read(index).astype(dtype, copy=False)
-
-    return dataclasses.replace(stored, dtype=dtype, read=read)
 
 
 def _write_json(path: epath.Path, content: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ prompt nested once less.
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -151,16 +151,13 @@ def _by_name(column: str) -> dict[str, Rule]:
     return {getattr(rule, column): rule for rule in RULES}
 
 
-def to_t5x_names(
-    tensors: Mapping[str, Stored], *, source: str, where: str, known: Iterable[str] = ()
-) -> dict[str, Stored]:
+def to_t5x_names(tensors: Mapping[str, Stored], *, source: str, where: str) -> dict[str, Stored]:
     """Renames a checkpoint's arrays to t5x's and turns them t5x's way.
 
     Args:
         tensors: by their names in `source`.
         source: the column of the table, `hugging_face` or `mesh_tensorflow`.
         where: the checkpoint, for messages.
-        known: more names to offer as the nearest ones.
 
     Raises:
         CheckpointError: an array that no rule knows.
@@ -175,7 +172,7 @@ def to_t5x_names(
         turned = rule.transposed and source == "hugging_face"
         ours[theirs] = tensor.transposed() if turned else tensor
     if strangers:
-        names = [*known, *(getattr(rule, source).format(i=0) for rule in RULES)]
+        names = [getattr(rule, source).format(i=0) for rule in RULES]
         lines = [f"left over {name!r}.{nearest(name, names)}" for name in strangers[:5]]
         raise CheckpointError(
             f"{where} holds {len(strangers)} arrays that a T5 does not have; is it a checkpoint of "

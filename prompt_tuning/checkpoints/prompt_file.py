@@ -103,12 +103,7 @@ class PromptFile:
         Raises:
             CheckpointError: it is known to have been trained over another.
         """
-        if self.base is not None and self.base != base:
-            raise CheckpointError(
-                "The prompt was trained over another base model: its base has hash "
-                f"{self.base[:12]}, this one {base[:12]}. Load the base it was trained over, or "
-                "the prompt of this base."
-            )
+        self._check_base(base, "The prompt")
         return dataclasses.replace(self, base=base, base_name=name or self.base_name)
 
     def save(self, path: epath.PathLike) -> None:
@@ -174,13 +169,17 @@ class PromptFile:
             metrics=_metrics(metadata, path),
             details=_object(metadata, "details", path),
         )
-        if base is not None and file.base not in (None, base):
+        if base is not None:
+            file._check_base(base, f"The prompt {path!s}")
+        return file
+
+    def _check_base(self, base: str, what: str) -> None:
+        if self.base is not None and self.base != base:
             raise CheckpointError(
-                f"The prompt {path!s} was trained over another base model: its base has hash "
-                f"{file.base[:12]}, this one {base[:12]}. Load the base it was trained over, or "
+                f"{what} was trained over another base model: its base has hash "
+                f"{self.base[:12]}, this one {base[:12]}. Load the base it was trained over, or "
                 "the prompt of this base."
             )
-        return file
 
 
 def looks_like_prompt_file(path: epath.Path) -> bool:

@@ -15,7 +15,8 @@ from etils import epath
 
 from prompt_tuning.checkpoints.containers import storage, zarr
 from prompt_tuning.checkpoints.containers.stored import Stored
-from prompt_tuning.checkpoints.t5x_writer import dtype_named, nested, parameters_of, step_for
+from prompt_tuning.checkpoints.saving import check_parameters, dtype_named
+from prompt_tuning.checkpoints.t5x_writer import nested, step_for
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import T5Config
 
@@ -67,8 +68,8 @@ def save_orbax(
     storage.refuse_existing(path)
     to = dtype_named(dtype)
     written_step = step_for(step, path)
-    named = parameters_of(tensors, config, methods)
-    arrays = {name: one.load().astype(to or one.dtype) for name, one in named.items()}
+    check_parameters(tensors, config)
+    arrays = {name: one.load(to) for name, one in {**tensors, **(methods or {})}.items()}
     tree = {"target": nested(arrays), "state": {"step": np.asarray(written_step, np.int32)}}
     handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler(use_ocdbt=True))
     with storage.new_folder(path) as folder:

@@ -1,6 +1,5 @@
 """A prompt put into a full checkpoint of t5x: the original's `scripts/recreate_checkpoint.py`."""
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,7 +7,7 @@ from etils import epath
 
 from prompt_tuning.checkpoints import t5x_index
 from prompt_tuning.checkpoints.containers import storage, zarr
-from prompt_tuning.checkpoints.containers.stored import Index, Stored
+from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import contents
 from prompt_tuning.checkpoints.t5x_layers import one_per_layer
 from prompt_tuning.checkpoints.t5x_writer import array_folder, nested, step_for, write_index
@@ -76,7 +75,7 @@ def _replaced(
                 f"{one.where} has shape {one.shape}, but {name!r} of {source!s} has {old.shape}. "
                 "It was trained with another length or on another model."
             )
-        new[f"target/{name}"] = one if old is None else _cast(one, old.dtype)
+        new[f"target/{name}"] = one if old is None else one.cast(old.dtype)
         state = f"state/param_states/{name}/"
         new |= {path: _zeros(slot) for path, slot in arrays.items() if path.startswith(state)}
     # Whether all names are those of a T5 with a method.
@@ -91,10 +90,3 @@ def _replaced(
 
 def _zeros(stored: Stored) -> Stored:
     return Stored.of(np.zeros(stored.shape, stored.dtype), stored.where)
-
-
-def _cast(stored: Stored, dtype: np.dtype) -> Stored:
-    def read(index: Index) -> np.ndarray:
-        return stored.read(index).astype(dtype)
-
-    return dataclasses.replace(stored, dtype=dtype, read=read)

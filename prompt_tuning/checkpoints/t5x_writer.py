@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from etils import epath
 from flax import serialization
@@ -12,13 +11,11 @@ from flax import serialization
 from prompt_tuning.checkpoints import t5x_index
 from prompt_tuning.checkpoints.containers import storage, zarr
 from prompt_tuning.checkpoints.containers.stored import Stored
-from prompt_tuning.checkpoints.contents import expected_shapes
-from prompt_tuning.errors import CheckpointError, ConfigError, nearest
+from prompt_tuning.checkpoints.saving import check_parameters, dtype_named
+from prompt_tuning.errors import ConfigError
 from prompt_tuning.model import T5Config
-from prompt_tuning.model.parameters import check_names
 
 VERSION = 3
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 _LAST_STEP = 2**31 - 1  # t5x counts in int32
 
 
@@ -50,41 +47,15 @@ def save_t5x(
     """
     to = dtype_named(dtype)
     written_step = step_for(step, path)
+    check_parameters(tensors, config)
     with storage.new_folder(path) as folder:
         target = {
             name: zarr.write_array(folder, array_folder(f"target/{name}"), one, to or one.dtype)
-            for name, one in parameters_of(tensors, config, methods).items()
+            for name, one in {**tensors, **(methods or {})}.items()
         }
         # Without `param_states`: t5x's `load_t5x_checkpoint` fails where it is empty.
         state = {"step": np.asarray(written_step, np.int32)}
         write_index(folder, {"target": nested(target), "state": state})
-
-
-def parameters_of(
-    tensors: Mapping[str, Stored], config: T5Config, methods: Mapping[str, Stored] | None
-) -> dict[str, Stored]:
-    """Returns base and method parameters together.
-
-    Raises:
-        CheckpointError: the base is not that of `config`.
-    """
-    wanted = expected_shapes(config)
-    check_names(found=tensors, wanted=wanted, where="the arrays to save")
-    for name, one in tensors.items():
-        if one.shape != wanted[name]:
-            raise CheckpointError(
-                f"{one.where} has shape {one.shape}, but {name!r} of this model has {wanted[name]}."
-            )
-    return {**tensors, **(methods or {})}
-
-
-def dtype_named(name: str | None) -> np.dtype | None:
-    """Returns the dtype to cast to; None casts nothing."""
-    if name is not None and name not in DTYPES:
-        raise ConfigError(
-            f"Cannot save as {name!r}, expected {' or '.join(DTYPES)}.{nearest(name, DTYPES)}"
-        )
-    return None if name is None else DTYPES[name]
 
 
 def step_for(step: int | None, path: epath.Path) -> int:

@@ -7,7 +7,9 @@ import dataclasses
 import functools
 
 import numpy as np
+import peft
 import pytest
+import torch
 from etils import epath
 
 from prompt_tuning.checkpoints.hugging_face import save_hugging_face
@@ -25,9 +27,6 @@ from tests.interop.test_transformers import (
 )
 from tests.reference_models import forward
 from tests.small_models import BATCH, T5_1_1, small_model
-
-torch = pytest.importorskip("torch")
-peft = pytest.importorskip("peft")
 
 MODELS = {
     "T5 1.1": ({"encoder_layers": 3, "decoder_layers": 3}, "t5"),

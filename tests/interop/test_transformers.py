@@ -8,6 +8,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import torch
+import transformers
 from etils import epath
 from flax import nnx
 
@@ -19,9 +21,6 @@ from prompt_tuning.decoding import greedy
 from prompt_tuning.model import parameters
 from tests.reference_models import QUICKLY, filled, forward
 from tests.small_models import BATCH, small_model
-
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
 
 # Two implementations in float32; each is as far from float64 as from the other.
 TOLERANCE = 1e-5

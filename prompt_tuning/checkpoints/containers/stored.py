@@ -118,6 +118,12 @@ class Stored:
             )
         return part
 
+    def cast(self, dtype: np.dtype) -> "Stored":
+        """Returns the array in another dtype."""
+        return dataclasses.replace(
+            self, dtype=dtype, read=lambda index: self.read(index).astype(dtype, copy=False)
+        )
+
     def transposed(self) -> "Stored":
         """Returns the array with its dimensions in reverse order."""
         return dataclasses.replace(

@@ -96,7 +96,7 @@ def open_arrays(
 
 def write_array(root: epath.Path, folder: str, tensor: Stored, dtype: np.dtype) -> dict:
     """Writes an array as t5x does, into `root/folder`; returns the spec for t5x's index."""
-    array = tensor.load().astype(dtype)
+    array = tensor.load(dtype)
     spec = {
         "driver": "zarr",
         "dtype": dtype.name,
