@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
 
 import seqio
 import tensorflow as tf
-from etils import epath
 
-from prompt_tuning.errors import ConfigError, DataError, nearest
+from prompt_tuning.data import tables
+from prompt_tuning.data.file_task import check_column, class_number, class_numbers
+from prompt_tuning.errors import ConfigError
 from prompt_tuning.vocabulary import Vocabulary
 
 from . import features, metrics, postprocessors, preprocessors
@@ -42,13 +42,6 @@ class TsvTask:
     def __post_init__(self):
         # Lists and tuples of the same names make the same task.
         object.__setattr__(self, "label_names", tuple(self.label_names))
-
-
-def tsv_splits(
-    directory: str | os.PathLike[str], splits: Sequence[str] = ("train", "validation")
-) -> dict[str, str]:
-    """Returns the splits of a task whose files lie together: `<directory>/<split>.tsv`."""
-    return {split: os.fspath(epath.Path(directory) / f"{split}.tsv") for split in splits}
 
 
 def register_tsv_task(task: TsvTask) -> str:
@@ -98,19 +91,19 @@ class _TsvSource(seqio.FunctionDataSource):
 
     def _dataset(self, split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del shuffle_files, seed  # There is one file, and it is read in its order.
-        columns = _read_columns(self.task.splits[split])
         path = self.task.splits[split]
-        for key in [*preprocessors.format_keys(self.task.text_format), self.task.label_column]:
-            if key not in columns:
-                raise DataError(
-                    f"{path} has no column {key!r}.{nearest(key, columns)} Its first line names: "
-                    f"{', '.join(columns)}."
-                )
+        rows = list(tables.read_tsv(path))
+        columns = list(rows[0].fields)
+        check_column(path, self.task.label_column, columns, "TsvTask.label_column")
+        for key in preprocessors.format_keys(self.task.text_format):
+            check_column(path, key, columns, f"TsvTask.text_format {self.task.text_format!r}")
+        known = class_numbers(self.task.label_names)
         labels = [
-            _label(text, self.task.label_names, f"{path}, line {line}")
-            for line, text in enumerate(columns[self.task.label_column], start=2)
+            class_number(row.fields[self.task.label_column], known, row.place) for row in rows
         ]
-        tensors = {name: tf.constant(values, tf.string) for name, values in columns.items()}
+        tensors = {
+            name: tf.constant([row.fields[name] for row in rows], tf.string) for name in columns
+        }
         tensors[self.task.label_column] = tf.constant(labels, tf.int32)
         tensors["idx"] = tf.range(len(labels))
         return tf.data.Dataset.from_tensor_slices(tensors)
@@ -132,34 +125,3 @@ def _check_same(task: TsvTask, registered: seqio.Task) -> None:
             f"The task {task.name!r} is already registered, but {'; '.join(different)}. "
             "Choose another name."
         )
-
-
-def _read_columns(path: str) -> dict[str, list[str]]:
-    """Reads a file into its columns, without guessing at lines that do not fit."""
-    try:
-        text = epath.Path(path).read_bytes().decode("utf-8")
-    except OSError as error:
-        raise DataError(f"Cannot read the task file {path!r}: {error}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}.") from error
-    # Not `splitlines`, which also breaks at characters that may stand inside a sentence.
-    lines = text.removesuffix("\n").split("\n")
-    header, *rows = (line.removesuffix("\r").split("\t") for line in lines)
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}, line {number} has {len(row)} fields, but the first line names "
-                f"{len(header)} columns: {', '.join(header)}."
-            )
-    return {name: [row[i] for row in rows] for i, name in enumerate(header)}
-
-
-def _label(text: str, names: Sequence[str], place: str) -> int:
-    known = {str(number): number for number in range(-1, len(names))}
-    known |= {name: number for number, name in enumerate(names)}
-    if text not in known:
-        raise DataError(
-            f"{place} has the label {text!r}, but it should be one of: {', '.join(known)}."
-            f"{nearest(text, known)}"
-        )
-    return known[text]

@@ -6,62 +6,32 @@ new compilation, so the lengths are few and known beforehand.
 
 import dataclasses
 import functools
+import hashlib
 import itertools
-import queue
-import threading
+import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import google_crc32c
 import numpy as np
 from jaxtyping import Int, Integer
 
 from prompt_tuning.batch import PAD, Batch
+from prompt_tuning.data.buckets import Buckets as Buckets
+from prompt_tuning.data.buckets import buckets_up_to as buckets_up_to
+from prompt_tuning.data.buckets import fixed as fixed
 from prompt_tuning.data.examples import Example
+from prompt_tuning.data.lengths import describe
 from prompt_tuning.data.objectives import Objective
-from prompt_tuning.data.order import epoch_rng, example_order, example_rng
+from prompt_tuning.data.order import Order, Place, epoch_rng, example_order, example_rng
+from prompt_tuning.data.prefetch import prefetch as prefetch
+from prompt_tuning.data.task_split import TaskSplit
 from prompt_tuning.errors import ConfigError, DataError
 from prompt_tuning.vocabulary import Vocabulary
 
-
-@dataclasses.dataclass(frozen=True)
-class Buckets:
-    """The lengths to which inputs or targets may be padded, in ascending order."""
-
-    lengths: tuple[int, ...]
-
-    def __post_init__(self):
-        # gin writes tuples and lists alike.
-        object.__setattr__(self, "lengths", tuple(self.lengths))
-        if not self.lengths or list(self.lengths) != sorted({*self.lengths} - {0}):
-            raise ConfigError(
-                f"Bucket lengths are {self.lengths}, but they must ascend from at least 1, "
-                "for example (32, 64, 128)."
-            )
-
-    def round_up(self, length: int) -> int:
-        """Returns the smallest bucket that holds `length` tokens."""
-        for bucket in self.lengths:
-            if length <= bucket:
-                return bucket
-        raise DataError(
-            f"An example has {length} tokens, but the longest bucket holds {self.lengths[-1]}. "
-            "Trim the examples with TASK_FEATURE_LENGTHS or add a longer bucket."
-        )
-
-
-def fixed(length: int) -> Buckets:
-    """Returns the one bucket of the original software: every batch has the full length."""
-    return Buckets((length,))
-
-
-def buckets_up_to(longest: int) -> Buckets:
-    """Returns the buckets 8, 16, 24, 32, 48, 64, 96, 128 ... and at last `longest` itself.
-
-    They are few, and above 16 tokens no example is padded by more than half its length.
-    """
-    doublings = ((2**n, 2**n * 3 // 2) for n in itertools.count(4))
-    steps = itertools.chain([8], itertools.chain.from_iterable(doublings))
-    shorter = itertools.takewhile(lambda length: length < longest, steps)
-    return Buckets((*shorter, longest))
+# Part of every fingerprint: another order of the same examples is another run.
+_ORDER_FORMAT = "order 2"
+_CHUNK = 1 << 22
 
 
 def assemble(examples: Sequence[Example], *, inputs: Buckets, targets: Buckets) -> Batch:
@@ -76,31 +46,116 @@ def assemble(examples: Sequence[Example], *, inputs: Buckets, targets: Buckets) 
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExampleBatches:
-    """Training batches from tokenised examples: endless, reshuffled every epoch, always full."""
+class _TrainingBatches:
+    """What `ExampleBatches` and `MixtureBatches` share: all but where the examples come from."""
 
-    examples: Sequence[Example] = dataclasses.field(repr=False)
     batch_size: int
     seed: int
-    inputs: Buckets
-    targets: Buckets
+    inputs: Buckets | None
+    targets: Buckets | None
+
+    def _parts(self) -> Sequence[tuple[TaskSplit, float]]:
+        raise NotImplementedError
 
     def __post_init__(self):
-        if not self.examples:
-            raise DataError("There is nothing to train on: the split has no examples.")
+        if self.batch_size < 1:
+            raise ConfigError(f"BATCH_SIZE is {self.batch_size}, expected 1 or more.")
+        for feature, buckets in self._buckets.items():
+            # Here, because the longest example may come after hours.
+            buckets.round_up(max(split.lengths[feature].longest for split, _ in self._parts()))
+
+    @functools.cached_property
+    def _buckets(self) -> dict[str, Buckets]:
+        longest = zip(*(split.longest for split, _ in self._parts()), strict=True)
+        given = {"inputs": self.inputs, "targets": self.targets}
+        return {
+            feature: buckets or buckets_up_to(max(lengths))
+            for (feature, buckets), lengths in zip(given.items(), longest, strict=True)
+        }
+
+    @functools.cached_property
+    def _order(self) -> Order:
+        parts = self._parts()
+        return Order(
+            sizes=tuple(len(split.examples) for split, _ in parts),
+            rates=tuple(rate for _, rate in parts),
+            seed=self.seed,
+        )
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """Yields the batches of the steps from `start_step` on."""
+        """Yields the batches of the steps from `start_step` on, without end."""
+        parts = self._parts()
         for step in itertools.count(start_step):
-            order = example_order(
-                size=len(self.examples),
-                seed=self.seed,
-                start=step * self.batch_size,
-                count=self.batch_size,
-            )
-            chosen = [self.examples[index] for index in order]
-            yield assemble(chosen, inputs=self.inputs, targets=self.targets)
+            chosen = [parts[task][0].examples[index] for task, index in self._places(step)]
+            yield assemble(chosen, **self._buckets)
+
+    def example_ids(self, step: int) -> list[str]:
+        """Returns a name for every row of a step's batch, for example `sst2/train 1234`."""
+        names = [_name(split) for split, _ in self._parts()]
+        return [f"{names[task]} {index}" for task, index in self._places(step)]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that decides which examples come when; the buckets are no part of it."""
+        parts = [[split.fingerprint, float(rate).hex()] for split, rate in self._parts()]
+        return _digest([_ORDER_FORMAT, parts, self.seed, self.batch_size])
+
+    def summary(self) -> str:
+        """Returns what to know of the data before it is trained on, as a few lines."""
+        parts = self._parts()
+        total = sum(rate for _, rate in parts)
+        lines = [f"Batches of {self.batch_size} examples from"]
+        for split, rate in parts:
+            share = f", {rate / total:.2%} of every batch" if len(parts) > 1 else ""
+            lines.append(f"  {_name(split)}: {len(split.examples):,} examples{share}")
+        for feature, buckets in self._buckets.items():
+            lengths = [(split.lengths[feature], rate) for split, rate in parts]
+            found = describe(feature, lengths, buckets=buckets, batch_size=self.batch_size)
+            lines += [f"  {line}" for line in found]
+        return "\n".join(lines)
+
+    def _places(self, step: int) -> list[Place]:
+        return self._order.places(step * self.batch_size, self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExampleBatches(_TrainingBatches):
+    """Training batches of one split: endless, reshuffled every epoch, always full.
+
+    Attributes:
+        split: its examples.
+        batch_size: rows of a batch (BATCH_SIZE).
+        seed: of the order.
+        inputs: the lengths to which inputs are padded; None for some up to the longest.
+        targets: the same for the targets.
+    """
+
+    split: TaskSplit
+    batch_size: int
+    seed: int
+    inputs: Buckets | None = None
+    targets: Buckets | None = None
+
+    def _parts(self) -> Sequence[tuple[TaskSplit, float]]:
+        return ((self.split, 1.0),)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureBatches(_TrainingBatches):
+    """Training batches of several splits, which take turns by their rates; else `ExampleBatches`.
+
+    Attributes:
+        parts: the splits, each with how often it is drawn from relative to the others.
+    """
+
+    parts: Sequence[tuple[TaskSplit, float]]
+    batch_size: int
+    seed: int
+    inputs: Buckets | None = None
+    targets: Buckets | None = None
+
+    def _parts(self) -> Sequence[tuple[TaskSplit, float]]:
+        return self.parts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,61 +238,47 @@ class CorpusBatches:
         for step in itertools.count(start_step):
             yield assemble(self._examples(step), inputs=inputs, targets=targets)
 
+    def example_ids(self, step: int) -> list[str]:
+        """Returns a name for every row of a step's batch: where in the text its window begins."""
+        return [f"corpus token {start}" for start in self._windows(step)]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that decides which windows come when; the buckets are no part of it."""
+        checksum = google_crc32c.Checksum()
+        for start in range(0, len(self.tokens), _CHUNK):
+            checksum.update(np.ascontiguousarray(self.tokens[start : start + _CHUNK]).tobytes())
+        text = [checksum.hexdigest().decode(), len(self.tokens), self.vocabulary.fingerprint]
+        task = [repr(self.objective), self.input_length]
+        return _digest([_ORDER_FORMAT, text, task, self.seed, self.batch_size])
+
+    def summary(self) -> str:
+        """Returns what to know of the data before it is trained on, in one line."""
+        return (
+            f"Batches of {self.batch_size} windows of {self.window} tokens from a corpus of "
+            f"{len(self.tokens):,} tokens, which make {self.windows:,} windows an epoch."
+        )
+
     def _examples(self, step: int) -> list[Example]:
-        start = step * self.batch_size
-        order = example_order(size=self.windows, seed=self.seed, start=start, count=self.batch_size)
-        return [self._example(start + i, int(index)) for i, index in enumerate(order)]
+        positions = itertools.count(step * self.batch_size)
+        return [
+            self.objective(
+                self.tokens[start : start + self.window],
+                example_rng(self.seed, position),
+                self.vocabulary,
+            )
+            for position, start in zip(positions, self._windows(step), strict=False)
+        ]
 
-    def _example(self, position: int, index: int) -> Example:
-        epoch = position // self.windows
+    def _windows(self, step: int) -> list[int]:
+        """Returns the first token of every window of a step."""
+        first, count = step * self.batch_size, self.batch_size
+        order = example_order(size=self.windows, seed=self.seed, start=first, count=count)
         slack = min(len(self.tokens) - self.windows * self.window, self.window - 1)
-        start = index * self.window + int(epoch_rng(self.seed, epoch).integers(slack + 1))
-        text = self.tokens[start : start + self.window]
-        return self.objective(text, example_rng(self.seed, position), self.vocabulary)
-
-
-def prefetch(batches: Iterator[Batch], *, depth: int = 2) -> Iterator[Batch]:
-    """Yields the same batches, made in a background thread while the last ones are used.
-
-    An error of `batches` is raised here, at its place in the order. The thread ends when the
-    batches do or when this iterator is closed or dropped.
-    """
-    ready: queue.Queue[Batch | _Failure | None] = queue.Queue(depth)
-    closed = threading.Event()
-
-    def put(item: Batch | _Failure | None) -> None:
-        # Without a timeout a full queue would hold the thread for ever after its consumer has gone.
-        while not closed.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def produce() -> None:
-        try:
-            for batch in batches:
-                put(batch)
-                if closed.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again in the consumer.
-            put(_Failure(error))
-
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, _Failure):
-                raise item.error
-            yield item
-    finally:
-        closed.set()
-        thread.join()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Failure:
-    error: BaseException
+        epochs = (position // self.windows for position in range(first, first + count))
+        shifts = (int(epoch_rng(self.seed, epoch).integers(slack + 1)) for epoch in epochs)
+        windows = zip(order.tolist(), shifts, strict=True)
+        return [index * self.window + shift for index, shift in windows]
 
 
 def _pad(rows: Sequence[Int[np.ndarray, " _"]], buckets: Buckets) -> Int[np.ndarray, "B T"]:
@@ -245,3 +286,11 @@ def _pad(rows: Sequence[Int[np.ndarray, " _"]], buckets: Buckets) -> Int[np.ndar
     for row, tokens in zip(padded, rows, strict=True):
         row[: len(tokens)] = tokens
     return padded
+
+
+def _name(split: TaskSplit) -> str:
+    return f"{split.task}/{split.split}"
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()

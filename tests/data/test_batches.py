@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import re
 import threading
@@ -9,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prompt_tuning.data.batches import (
-    Buckets,
     CorpusBatches,
     ExampleBatches,
+    MixtureBatches,
     OnePassBatches,
     assemble,
-    buckets_up_to,
-    fixed,
-    prefetch,
 )
+from prompt_tuning.data.buckets import Buckets, buckets_up_to, fixed
 from prompt_tuning.data.examples import Example
 from prompt_tuning.data.objectives import PrefixLM, SpanCorruption
+from prompt_tuning.data.prefetch import prefetch
 from prompt_tuning.errors import ConfigError, DataError
 from prompt_tuning.vocabulary import ByteVocabulary
+from tests.data.splits import split_of
 
 BUCKETS = Buckets((4, 8))
 
@@ -32,6 +33,21 @@ def ragged(inputs, targets):
 
 # Ten examples that say their number, with inputs of 1 to 5 tokens.
 EXAMPLES = [ragged([number + 100] * (1 + number % 5), [number + 100, 1]) for number in range(10)]
+
+
+SPLIT = split_of("ten", EXAMPLES)
+# Another task of a mixture: four examples that cannot be taken for one of the ten.
+OTHER = split_of("four", [ragged([number + 150] * 8, [150, 1]) for number in range(4)])
+
+
+def example_batches(split=SPLIT, **values):
+    values = {"batch_size": 4, "seed": 0, "inputs": BUCKETS, "targets": fixed(4)} | values
+    return ExampleBatches(split=split, **values)
+
+
+def mixture_batches(rates=(3.0, 1.0), **values):
+    values = {"batch_size": 4, "seed": 0} | values
+    return MixtureBatches(parts=list(zip((SPLIT, OTHER), rates, strict=True)), **values)
 
 
 def corpus_batches(objective=None, length=16, **values):
@@ -46,10 +62,9 @@ def corpus_batches(objective=None, length=16, **values):
 
 # Every endless source of batches, as a function of its batch size and seed.
 SOURCES = {
-    "examples": lambda **values: ExampleBatches(
-        examples=EXAMPLES, inputs=BUCKETS, targets=fixed(4), **values
-    ),
-    "span_corruption": lambda **values: corpus_batches(**values),
+    "examples": example_batches,
+    "mixture": mixture_batches,
+    "span_corruption": corpus_batches,
     "prefix_lm": lambda **values: corpus_batches(PrefixLM(), inputs=BUCKETS_16, **values),
 }
 BUCKETS_16 = Buckets((4, 8, 16))
@@ -153,25 +168,123 @@ def test_batches_are_full_and_of_few_shapes(source):
 
 
 def test_an_epoch_has_every_example_once():
-    source = ExampleBatches(
-        examples=EXAMPLES, batch_size=4, seed=0, inputs=BUCKETS, targets=BUCKETS
-    )
-    epochs = rows(take(source, 0, 5))
+    epochs = rows(take(example_batches(), 0, 5))
     for epoch in (epochs[:10], epochs[10:]):
         assert sorted(inputs[0] for inputs, _ in epoch) == list(range(100, 110))
 
 
 def test_few_examples_fill_a_large_batch():
-    source = ExampleBatches(
-        examples=EXAMPLES[:3], batch_size=6, seed=0, inputs=BUCKETS, targets=BUCKETS
-    )
-    (batch,) = take(source, 5, 1)
+    (batch,) = take(example_batches(split_of("three", EXAMPLES[:3]), batch_size=6), 5, 1)
     assert sorted(batch.inputs[:, 0].tolist()) == [100, 100, 101, 101, 102, 102]
 
 
-def test_nothing_to_train_on_is_reported():
-    with pytest.raises(DataError, match=r"^There is nothing to train on: the split has no"):
-        ExampleBatches(examples=[], batch_size=4, seed=0, inputs=BUCKETS, targets=BUCKETS)
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_nothing_is_refused(batch_size):
+    with pytest.raises(ConfigError, match=f"^BATCH_SIZE is {batch_size}, expected 1 or more"):
+        example_batches(batch_size=batch_size)
+
+
+def test_buckets_that_do_not_hold_the_longest_example_are_refused_at_once():
+    with pytest.raises(DataError, match=r"^An example has 5 tokens, but the longest bucket holds"):
+        example_batches(inputs=Buckets((2, 4)))
+
+
+def test_the_buckets_of_a_mixture_hold_the_longest_of_all_tasks():
+    shapes = {batch.inputs.shape for batch in take(mixture_batches(), 0, 20)}
+    assert shapes == {(4, 8)}
+    assert mixture_batches(rates=(1.0, 1e-9))._buckets["inputs"].lengths == (8,)
+
+
+def test_examples_are_read_when_they_are_asked_for():
+    class Reader(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    read = []
+    split = dataclasses.replace(SPLIT, examples=Reader(EXAMPLES * 100))
+    source = example_batches(split)
+    assert source.fingerprint and source.summary() and source.example_ids(3)
+    take(source, 7, 1)
+    # Four are trained on; the rest is the type check of the tests, which looks at some.
+    assert 4 <= len(read) < 20
+
+
+@every_source
+def test_every_row_of_a_step_has_a_name(source):
+    endless = source(batch_size=4, seed=3)
+    for step in (0, 7):
+        (batch,) = take(endless, step, 1)
+        assert len(endless.example_ids(step)) == batch.size
+    assert endless.example_ids(1) == source(batch_size=2, seed=3).example_ids(2) + source(
+        batch_size=2, seed=3
+    ).example_ids(3)
+
+
+def test_a_name_says_which_example_of_which_task_a_row_is():
+    source = mixture_batches()
+    for step, batch in enumerate(take(source, 0, 10)):
+        for name, inputs in zip(source.example_ids(step), batch.inputs, strict=True):
+            task, index = name.split(" ")
+            first = {"ten/train": 100, "four/train": 150}[task]
+            assert inputs[0] == first + int(index)
+
+
+def test_the_name_of_a_window_says_where_its_text_begins():
+    source = corpus_batches(PrefixLM(), tokens=np.arange(100, 700), batch_size=3)
+    for step in (0, 30):
+        (batch,) = take(source, step, 1)
+        starts = [int(name.removeprefix("corpus token ")) for name in source.example_ids(step)]
+        assert batch.inputs[:, 0].tolist() == [start + 100 for start in starts]
+
+
+@every_source
+def test_a_fingerprint_says_whether_the_same_batches_come(source):
+    prints = [source(**settings).fingerprint for settings in SETTINGS]
+    assert len(set(prints)) == len(prints)
+    assert [source(**settings).fingerprint for settings in SETTINGS] == prints
+    assert source(**SETTINGS[0], targets=fixed(64)).fingerprint == prints[0]
+
+
+SETTINGS = [
+    {"batch_size": 4, "seed": 3},
+    {"batch_size": 8, "seed": 3},
+    {"batch_size": 4, "seed": 4},
+]
+
+
+def test_other_examples_or_rates_have_another_fingerprint():
+    prints = [
+        example_batches().fingerprint,
+        example_batches(dataclasses.replace(SPLIT, fingerprint="other")).fingerprint,
+        mixture_batches().fingerprint,
+        mixture_batches(rates=(3.0, 1.1)).fingerprint,
+        corpus_batches().fingerprint,
+        corpus_batches(tokens=3 + np.arange(500) % 151).fingerprint,
+        corpus_batches(PrefixLM()).fingerprint,
+        corpus_batches(length=17).fingerprint,
+    ]
+    assert len(set(prints)) == len(prints)
+
+
+def test_a_summary_says_what_is_trained_on():
+    assert mixture_batches(inputs=Buckets((4, 8)), targets=fixed(4)).summary().split("\n") == [
+        "Batches of 4 examples from",
+        "  ten/train: 10 examples, 75.00% of every batch",
+        "  four/train: 4 examples, 25.00% of every batch",
+        "  inputs   up to      4      8",
+        "           share  60.0%  40.0%",
+        "           4.2 tokens on average; nothing truncated",
+        "           padding 43% of a batch, 47% at the fixed length 8",
+        "  targets  up to       4",
+        "           share  100.0%",
+        "           2.0 tokens on average; nothing truncated",
+        "           padding 50% of a batch, 50% at the fixed length 4",
+    ]
+    assert corpus_batches().summary() == (
+        "Batches of 4 windows of 17 tokens from a corpus of 500 tokens, which make 28 windows an "
+        "epoch."
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5, 10, 16])
@@ -239,6 +352,20 @@ def test_prefetched_batches_are_the_same():
     ahead = prefetch(source.batches(3))
     assert rows(itertools.islice(ahead, 5)) == rows(take(source, 3, 5))
     ahead.close()
+
+
+def test_batches_are_placed_before_they_are_asked_for():
+    threads = []
+
+    def place(batch):
+        threads.append(threading.current_thread().name)
+        return dataclasses.replace(batch, inputs=-batch.inputs)
+
+    ahead = prefetch(corpus_batches().batches(), place=place)
+    first, expected = next(ahead), take(corpus_batches(), 0, 1)[0]
+    ahead.close()
+    assert np.array_equal(first.inputs, -expected.inputs)
+    assert set(threads) == {"prefetch"}
 
 
 def test_prefetching_ends_with_the_batches():

@@ -18,6 +18,13 @@ RECORDS = {
 LENGTHS = {"inputs": 64, "targets": 8}
 
 
+@pytest.fixture(autouse=True)
+def cache_dir(tmp_path, monkeypatch):
+    """The cache is new for every test."""
+    monkeypatch.setenv("PROMPT_TUNING_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def registry():
     """Takes away what a test registers."""
@@ -194,7 +201,7 @@ def test_a_mixture_is_refused_with_its_tasks(task, vocabulary):
 def test_a_missing_split_is_named_with_those_there_are(task, vocabulary):
     message = (
         "The task 'tiny' has no split 'validate'. Did you mean 'validation'? It has: train, "
-        "validation, empty."
+        "validation, empty. EVAL_SPLIT names the one to evaluate on; None evaluates nothing."
     )
     with raises(DataError, message):
         load(vocabulary, "validate")
@@ -212,15 +219,6 @@ def test_a_length_of_an_unknown_feature_is_refused(task, vocabulary):
     )
     with raises(ConfigError, message):
         load(vocabulary, lengths={"input": 64})
-
-
-def test_a_task_that_is_not_cached_says_so(task, vocabulary):
-    message = (
-        "The task 'tiny' is not in seqio's cache. Add its folder with "
-        "--seqio_additional_cache_dirs, or set `USE_CACHED_TASKS = False`."
-    )
-    with raises(DataError, message):
-        load(vocabulary, use_cached=True)
 
 
 def test_the_same_vocabulary_in_another_file_is_accepted(task, vocabulary, tmp_path):

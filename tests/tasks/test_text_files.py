@@ -148,8 +148,8 @@ def test_a_column_of_the_format_must_be_in_the_file(task):
     register_tsv_task(task)
     path = write(task, "sentense\tlabel\na\t1\n")
     message = (
-        f"{path} has no column 'sentence'. Did you mean 'sentense'? Its first line names: "
-        "sentense, label."
+        f"{path} has no column 'sentence', which TsvTask.text_format "
+        "'films sentence: {sentence}' asks for. Did you mean 'sentense'? It has: sentense, label."
     )
     with raises(DataError, message):
         load(task)
@@ -177,7 +177,18 @@ def test_an_unknown_label_is_named(task):
 def test_a_file_that_is_no_text_is_reported(task):
     register_tsv_task(task)
     path = write(task, "sentence\tlabel\ncafé\t1\n".encode("latin-1"))
-    with pytest.raises(DataError, match=f"^{re.escape(path)} is not UTF-8 text: 'utf-8' codec"):
+    message = (
+        f"{path}, line 2 is not UTF-8 text: byte 4 of the line is 0xe9. Save the file as UTF-8."
+    )
+    with raises(DataError, message):
+        load(task)
+
+
+def test_a_file_without_rows_is_reported(task):
+    register_tsv_task(task)
+    path = write(task, "sentence\tlabel\n")
+    message = f"{path} is empty or has only the names of its columns: there are no examples in it."
+    with raises(DataError, message):
         load(task)
 
 

@@ -1,0 +1,204 @@
+"""How the rows of a file become inputs and targets, and how answers to them are judged."""
+
+import dataclasses
+import functools
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from prompt_tuning.data.examples import Example
+from prompt_tuning.data.tables import Row
+from prompt_tuning.data.task_split import ExactMatch, Judge
+from prompt_tuning.errors import ConfigError, DataError, nearest
+from prompt_tuning.vocabulary import Vocabulary
+
+UNKNOWN_CLASS = -1
+# What the target says when a row has no label, as in the test splits of GLUE.
+UNKNOWN_NAME = "<unk>"
+
+GIN_EXAMPLE = """
+    from prompt_tuning.data import file_task
+    FILE_TASK = @file_task.FileTask()
+    file_task.FileTask:
+      inputs = 'sst2 sentence: {sentence}'
+      targets = '{label}'
+      names = {'label': ['negative', 'positive']}
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileTask:
+    """How the rows of a file become inputs and targets.
+
+    >>> FileTask(inputs="sst2 sentence: {sentence}", targets="{label}", names={"label": NAMES})
+
+    Attributes:
+        inputs: what the model reads, with columns in braces; `{{` and `}}` write braces.
+        targets: what it should say. If this is one column with `names`, answers are judged as
+            classes, otherwise by exact match.
+        names: for columns that hold classes: what to say for the classes 0, 1 ... The file may
+            hold the numbers or the names, and -1 where nobody knows.
+        splits: the path of each split's file, for those that do not lie beside the training file
+            under its name with the split's in place of `train`.
+        name: of the task, in reports and output folders; by default the file's name without the
+            split's, or its folder's name if nothing else is left.
+    """
+
+    inputs: str
+    targets: str
+    names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    name: str | None = None
+
+    def __post_init__(self):
+        self.templates  # noqa: B018 - raises what is wrong with them, before any file is read.
+        for column, names in self.names.items():
+            _check_names(column, names)
+
+    @functools.cached_property
+    def templates(self) -> dict[str, list[tuple[str, str | None]]]:
+        """The pieces of `inputs` and `targets`: text, and the column after it if there is one."""
+        return {
+            feature: _parse(f"FileTask.{feature}", getattr(self, feature))
+            for feature in Example._fields
+        }
+
+    @functools.cached_property
+    def classes(self) -> dict[str, dict[str, int]]:
+        """What the columns of `names` may hold, and which class it means."""
+        return {column: class_numbers(names) for column, names in self.names.items()}
+
+    def check_columns(self, path: str, columns: Iterable[str]) -> None:
+        """Checks that a file has all the columns that are asked for."""
+        for column in self.names:
+            check_column(path, column, columns, "FileTask.names")
+        for feature, pieces in self.templates.items():
+            for _, column in pieces:
+                if column is not None:
+                    asker = f"FileTask.{feature} {getattr(self, feature)!r}"
+                    check_column(path, column, columns, asker)
+
+    def record(self, row: Row) -> dict[str, Any]:
+        """Returns what a seqio task would keep of a row: its columns, and inputs and targets."""
+        record: dict[str, Any] = {name: text or "" for name, text in row.fields.items()}
+        said = {}
+        for column, known in self.classes.items():
+            number = class_number(_field(row, column), known, row.place)
+            names = self.names[column]
+            record[column] = np.int32(number)
+            said[column] = UNKNOWN_NAME if number == UNKNOWN_CLASS else names[number]
+        for feature, pieces in self.templates.items():
+            words = []
+            for text, column in pieces:
+                words.append(text)
+                if column is not None:
+                    words.append(said[column] if column in said else _field(row, column))
+            record[f"{feature}_pretokenized"] = "".join(words)
+        return record
+
+    def judge(self, vocabulary: Vocabulary) -> Judge:
+        """Returns who compares answers: class by class, or text by text."""
+        for column, names in self.names.items():
+            if self.targets == f"{{{column}}}":
+                return ClassAccuracy(names=tuple(names))
+        return ExactMatch(decode=vocabulary.decode)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassAccuracy:
+    """Judges answers by their class: the number of the name that the whole text is, or -1."""
+
+    names: tuple[str, ...]
+
+    def target(self, record: Mapping[str, Any]) -> int:
+        return self._class(record["targets_pretokenized"])
+
+    def prediction(self, text: str, record: Mapping[str, Any]) -> int:
+        del record
+        return self._class(text)
+
+    def metrics(self, targets: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
+        """Returns the percentage of predictions that equal their target."""
+        right = sum(target == guess for target, guess in zip(targets, predictions, strict=True))
+        return {"accuracy": 100.0 * right / len(targets)}
+
+    def _class(self, text: str) -> int:
+        return self.names.index(text) if text in self.names else UNKNOWN_CLASS
+
+
+def class_numbers(names: Sequence[str]) -> dict[str, int]:
+    """Returns what a column of classes may hold, numbers or names, and which class it means."""
+    numbers = {str(number): number for number in range(UNKNOWN_CLASS, len(names))}
+    return numbers | {name: number for number, name in enumerate(names)}
+
+
+def class_number(text: str, known: Mapping[str, int], place: str) -> int:
+    """Returns the class that a field means.
+
+    Raises:
+        DataError: it is neither a number nor a name of a class.
+    """
+    if text not in known:
+        raise DataError(
+            f"{place} has the label {text!r}, but it should be one of: {', '.join(known)}."
+            f"{nearest(text, known)}"
+        )
+    return known[text]
+
+
+def check_column(path: str, column: str, columns: Iterable[str], asker: str) -> None:
+    """Checks that a file has a column that somebody asks for.
+
+    Raises:
+        DataError: it has not.
+    """
+    columns = list(columns)
+    if column not in columns:
+        raise DataError(
+            f"{path} has no column {column!r}, which {asker} asks for.{nearest(column, columns)} "
+            f"It has: {', '.join(columns)}."
+        )
+
+
+def _field(row: Row, column: str) -> str:
+    text = row.fields[column]
+    if text is None:
+        raise DataError(f"{row.place} has no value for the column {column!r}: it is null.")
+    return text
+
+
+def _parse(setting: str, template: str) -> list[tuple[str, str | None]]:
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(
+            f"{setting} is {template!r}: {error}. Braces hold the name of a column; write {{{{ "
+            "for a brace."
+        ) from error
+    for _, column, form, conversion in parsed:
+        if column == "" or form or conversion:
+            raise ConfigError(
+                f"{setting} is {template!r}, but braces hold the name of a column and nothing "
+                "else, as in 'sst2 sentence: {sentence}'. Write {{ for a brace."
+            )
+    return [(text, column) for text, column, _, _ in parsed]
+
+
+def _check_names(column: str, names: Sequence[str]) -> None:
+    setting = f"FileTask.names[{column!r}]"
+    if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"{setting} is {names!r}, but it should list what to say for the classes 0, 1 ..., "
+            "like ['negative', 'positive']."
+        )
+    for number, name in enumerate(names):
+        if names.index(name) != number:
+            raise ConfigError(f"{setting} has {name!r} twice. Give every class its own name.")
+        # "1" could be the class 1 or the class that is called "1".
+        if name in map(str, range(UNKNOWN_CLASS, len(names))) and name != str(number):
+            raise ConfigError(
+                f"{setting} calls the class {number} {name!r}, which is the number of another "
+                "class. If the column holds what the model should say, leave its names out."
+            )

@@ -1,0 +1,81 @@
+"""A split from the name of a task or mixture, in whichever of three forms it can be read."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+import seqio
+
+from prompt_tuning.data.seqio_tasks.checks import check_task
+from prompt_tuning.data.seqio_tasks.examples import examples_of, mixture_of
+from prompt_tuning.data.seqio_tasks.registry import is_mixture, is_split, is_stream, tasks_of
+from prompt_tuning.data.seqio_tasks.sources import describe_stream
+from prompt_tuning.data.streams import Stream
+from prompt_tuning.data.task_split import TaskSplit
+from prompt_tuning.vocabulary import Vocabulary
+
+
+def load(
+    name: str,
+    split: str,
+    lengths: Mapping[str, int] | None,
+    *,
+    vocabulary: Vocabulary,
+    modules: Sequence[str] = (),
+    use_cached: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    max_examples: int | None = None,
+    stream_above: int = 10_000_000,
+    seed: int = 0,
+) -> TaskSplit | list[tuple[TaskSplit, float]] | Stream:
+    """Loads a split of a registered task or mixture; see `task_batches.task_split`.
+
+    Returns:
+        The split of a task, those of a mixture's tasks with their rates, or a stream if they are
+        too large to be kept.
+    """
+    if max_examples is None and is_stream(
+        name, split, modules=modules, use_cached=use_cached, above=stream_above
+    ):
+        return _stream(name, split, lengths, vocabulary, modules, use_cached)
+    read = mixture_of if is_mixture(name) else examples_of
+    return read(
+        name,
+        split,
+        lengths,
+        vocabulary=vocabulary,
+        modules=modules,
+        use_cached=use_cached,
+        cache_dir=cache_dir,
+        max_examples=max_examples,
+        seed=seed,
+    )
+
+
+def _stream(
+    name: str,
+    split: str,
+    lengths: Mapping[str, int] | None,
+    vocabulary: Vocabulary,
+    modules: Sequence[str],
+    use_cached: bool,
+) -> Stream:
+    tasks = [task for task in tasks_of(name, modules) if is_split(task, split)]
+    for task in tasks:
+        check_task(task, split, lengths, vocabulary)
+    made_of = [
+        name,
+        split,
+        dict(lengths or {}),
+        vocabulary.fingerprint,
+        [describe_stream(task) for task in tasks],
+    ]
+    text = json.dumps(made_of, sort_keys=True, default=str)
+    return Stream(
+        provider=seqio.get_mixture_or_task(name),
+        split=split,
+        lengths=dict(lengths or {}),
+        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+        use_cached=use_cached and all(task.cache_dir for task in tasks),
+    )
