@@ -57,7 +57,7 @@ class Loss:
     number divides by that number. Three names are computed from the batch:
 
     - `NUM_REAL_TARGET_TOKENS`: the sum of the weights;
-    - `NUM_TOTAL_TARGET_TOKENS`: B * U, padding included;
+    - `NUM_TOTAL_TARGET_TOKENS`: B * U, padding included, but not rows of nothing else;
     - `AVERAGE_PER_SEQUENCE`: the mean over examples of each one's weighted mean over tokens.
 
     The batch is whatever the call gets. When a step is split into microbatches each one computes
@@ -104,7 +104,10 @@ class Loss:
         on the host, in float64.
         """
         inputs, targets = jnp.asarray(batch.inputs), jnp.asarray(batch.targets)
-        weights, factor = self._normalized(jnp.asarray(batch.weights).astype(jnp.float32))
+        # A row without a token is no example: it only fills the batch up, perhaps for a device.
+        rows = _count(jnp.any(inputs != PAD, axis=1) | jnp.any(targets != PAD, axis=1))
+        weights = jnp.asarray(batch.weights).astype(jnp.float32)
+        weights, factor = self._normalized(weights, rows)
         loss, z = token_losses(
             logits, targets, z_loss=self.z_loss, label_smoothing=self.label_smoothing
         )
@@ -115,13 +118,13 @@ class Loss:
             "correct": _count((jnp.argmax(logits, axis=-1) == targets) & (weights != 0)),
             "predicted": _count(weights != 0),
             "weights": jnp.sum(weights),
-            **_occupancy("decoder_target_tokens", targets),
-            **_occupancy("encoder_input_tokens", inputs),
+            **_occupancy("decoder_target_tokens", targets, rows),
+            **_occupancy("encoder_input_tokens", inputs, rows),
         }
         return total, sums
 
     def _normalized(
-        self, weights: Float[Array, "B U"]
+        self, weights: Float[Array, "B U"], rows: Float[Array, ""]
     ) -> tuple[Float[Array, "B U"], Float[Array, ""] | float]:
         """Returns the weights that count and what the weighted sum is divided by."""
         match self.normalizing_factor:
@@ -130,7 +133,7 @@ class Loss:
             case str() as name if name.upper() == "NUM_REAL_TARGET_TOKENS":
                 return weights, _or_one(jnp.sum(weights))
             case str() as name if name.upper() == "NUM_TOTAL_TARGET_TOKENS":
-                return weights, float(weights.size)
+                return weights, _or_one(rows * weights.shape[1])
             case str():
                 weights = weights / _or_one(jnp.sum(weights, axis=1, keepdims=True))
                 return weights, _or_one(jnp.sum(weights))
@@ -138,12 +141,14 @@ class Loss:
                 return weights, float(number)
 
 
-def _occupancy(feature: str, tokens: Int[Array, "B S"]) -> dict[str, Float[Array, ""]]:
+def _occupancy(
+    feature: str, tokens: Int[Array, "B S"], rows: Float[Array, ""]
+) -> dict[str, Float[Array, ""]]:
     """Counts the real tokens, all positions and the non-empty sequences of one side."""
     real = tokens != PAD
     return {
         f"{feature}/real": _count(real),
-        f"{feature}/all": jnp.float32(tokens.size),
+        f"{feature}/all": rows * tokens.shape[1],
         f"{feature}/sequences": _count(jnp.any(real, axis=1)),
     }
 

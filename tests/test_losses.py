@@ -230,10 +230,10 @@ def test_sums_count_what_is_there():
         "predicted": 3,
         "weights": 2.5,
         "decoder_target_tokens/real": 3,
-        "decoder_target_tokens/all": 6,
+        "decoder_target_tokens/all": 4,
         "decoder_target_tokens/sequences": 2,
         "encoder_input_tokens/real": 5,
-        "encoder_input_tokens/all": 12,
+        "encoder_input_tokens/all": 8,
         "encoder_input_tokens/sequences": 2,
     }
 
@@ -254,6 +254,17 @@ def test_more_padding_changes_neither_loss_nor_counts_of_real_tokens(case, loss)
     for name in sums:
         if not name.endswith(("/all", "loss")):
             assert padded[name] == sums[name], name
+
+
+@every_setting
+def test_a_row_without_a_token_is_counted_nowhere(case, loss):
+    logits, batch = case
+    filled = jax.tree.map(lambda rows: jnp.pad(rows, ((0, 3), (0, 0))), batch)
+    value, sums = compute(loss, logits, batch)
+    filled_value, filled_sums = compute(loss, jnp.pad(logits, ((0, 3), (0, 0), (0, 0))), filled)
+    np.testing.assert_allclose(filled_value, value, rtol=1e-6)
+    for name in sums:
+        np.testing.assert_allclose(filled_sums[name], sums[name], rtol=1e-6, err_msg=name)
 
 
 @every_setting

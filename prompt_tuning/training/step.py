@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from prompt_tuning.batch import Batch
 from prompt_tuning.errors import ConfigError
 from prompt_tuning.losses import Loss
+from prompt_tuning.partitioning import Placement
 from prompt_tuning.training.optimizer import Optimizer
 
 Sums = dict[str, Float[Array, ""]]
@@ -27,6 +28,7 @@ def make_train_step(
     *,
     loss: Loss | None = None,
     microbatches: int = 1,
+    placement: Placement | None = None,
 ) -> TrainStep:
     """Returns `train_step(prompt, opt_state, frozen, batch, key) -> (prompt, opt_state, sums)`.
 
@@ -36,6 +38,10 @@ def make_train_step(
     shape of batch. With a key dropout is active.
 
     Gradients of `microbatches` contiguous parts of the batch are summed, as the loss is a sum.
+
+    With a `placement` the arguments lie on its devices (`replicated` and `batch`, with the same
+    number of microbatches), and so does what is returned, whole on each. The program is the same:
+    it divides its rows, and the devices exchange nothing but the sum of their gradients.
 
     >>> graph, prompt, frozen = nnx.split(model, PromptParam, ...)
     >>> train_step = make_train_step(graph, adafactor())
@@ -57,7 +63,7 @@ def make_train_step(
         if microbatches == 1:
             grads, sums = gradient(prompt, frozen, batch, key)
         else:
-            parts = _microbatches(batch, microbatches)
+            parts = _microbatches(batch, microbatches, 1 if placement is None else placement.rows)
             keys = None if key is None else jax.random.split(key, microbatches)
 
             def accumulate(total, part):
@@ -69,7 +75,9 @@ def make_train_step(
         updates, opt_state = optimizer.transform.update(grads, opt_state, prompt)
         return optax.apply_updates(prompt, updates), opt_state, sums
 
-    return jax.jit(train_step, donate_argnums=(0, 1))
+    if placement is None:
+        return jax.jit(train_step, donate_argnums=(0, 1))
+    return jax.jit(train_step, donate_argnums=(0, 1), out_shardings=placement.everywhere)
 
 
 def make_eval_step(graph: nnx.GraphDef, *, loss: Loss | None = None) -> EvalStep:
@@ -82,14 +90,20 @@ def make_eval_step(graph: nnx.GraphDef, *, loss: Loss | None = None) -> EvalStep
     return jax.jit(eval_step)
 
 
-def _microbatches(batch: Batch, microbatches: int) -> Batch:
-    if batch.size % microbatches:
+def _microbatches(batch: Batch, microbatches: int, devices: int) -> Batch:
+    """Returns the batch in parts, of each the rows of all devices (see `Placement.batch`)."""
+    if batch.size % (microbatches * devices):
         raise ConfigError(
             f"A batch of {batch.size} examples does not divide into {microbatches} microbatches. "
             f"Choose a BATCH_SIZE that is a multiple of {microbatches}, or another number of "
             "microbatches."
         )
-    return jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), batch)
+
+    def divide(rows: jax.Array) -> jax.Array:
+        by_device = rows.reshape(devices, microbatches, -1, *rows.shape[1:])
+        return by_device.swapaxes(0, 1).reshape(microbatches, -1, *rows.shape[1:])
+
+    return jax.tree.map(divide, batch)
 
 
 def _first(x: jax.Array) -> jax.Array:
