@@ -13,7 +13,13 @@ from typing import Any
 
 import prompt_tuning
 from prompt_tuning.cli import arguments, asset_arguments, demo
-from prompt_tuning.errors import CheckpointError, ConfigError, PromptTuningError, nearest
+from prompt_tuning.errors import (
+    CheckpointError,
+    ConfigError,
+    Preempted,
+    PromptTuningError,
+    nearest,
+)
 
 OUT_OF_MEMORY = 6
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
@@ -101,6 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PromptTuningError as error:
         print(f"error: {_without_gin_trail(error)}", file=sys.stderr)
         return error.exit_code
+    except Preempted as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.exit_code
     except BrokenPipeError:
         # `... | head` has read enough. What is left in the buffer must not be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

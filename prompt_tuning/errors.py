@@ -1,7 +1,8 @@
 """The faults a user can meet, each with the exit code of its class.
 
 All are `ValueError`s, so that plain library code can catch them without knowing this module; the
-command line turns them into one message and the exit code.
+command line turns them into one message and the exit code. `Preempted` is no fault, and no
+`Exception` either.
 """
 
 import difflib
@@ -42,6 +43,15 @@ class DivergedError(PromptTuningError):
     """The loss is not finite."""
 
     exit_code = 7
+
+
+class Preempted(BaseException):
+    """The run was asked to stop and did; the same command goes on with it.
+
+    As with `KeyboardInterrupt`, which it resembles, no `except Exception` on its way holds it up.
+    """
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again later
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -38,6 +38,14 @@ jax.tree_util.register_dataclass = _register_unchecked
 jaxtyping.install_import_hook("prompt_tuning", "beartype.beartype")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """No test reads or fills the cache of tokenised splits of whoever runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PROMPT_TUNING_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

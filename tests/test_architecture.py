@@ -31,7 +31,11 @@ LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 CORE = set().union(*LAYERS[: LEVELS["checkpoints"] + 1])
 
 # Which modules, and everything below them, may import a library that is not for all of us.
-SEQIO = ["prompt_tuning.data.seqio_tasks", "prompt_tuning.tasks", "prompt_tuning.cli"]
+SEQIO = [
+    "prompt_tuning.data.seqio_tasks",
+    "prompt_tuning.data.streams",
+    "prompt_tuning.tasks",
+]
 FLAGS = ["prompt_tuning.cli", "prompt_tuning.__main__"]
 HOMES = {
     "absl.app": FLAGS,

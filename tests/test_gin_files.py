@@ -12,6 +12,7 @@ from flax import nnx
 from prompt_tuning.__main__ import COMMANDS, main
 from prompt_tuning.cli import config
 from prompt_tuning.cli.arguments import parse_run
+from prompt_tuning.data import task_batches
 from prompt_tuning.model import T5, parameters, t5_config
 from prompt_tuning.prompts import Prompt, PromptParam
 from tests.small_vocabulary import SENTENCES
@@ -24,13 +25,15 @@ def files(folder):
     return sorted(f"{folder}/{path.name}" for path in (GIN / folder).glob("*.gin"))
 
 
-# `models/t5.gin` is what the others have in common, `examples/sst2_files.gin` is only a task.
+# `models/t5.gin` is what the others have in common, `examples/sst2_files.gin` is only a task, and
+# `examples/sst2_seqio.gin` the same one by way of seqio.
 MODELS = [name for name in files("models") if name != "models/t5.gin"]
 PROMPTS = files("prompts")
 TASK = "examples/sst2_files.gin"
+SEQIO_TASK = "examples/sst2_seqio.gin"
 # `tests/cli/test_demo.py` runs the demo's.
 DEMO = [name for name in files("examples") if name.startswith("examples/demo_")]
-EXAMPLES = [name for name in files("examples") if name not in (TASK, *DEMO)]
+EXAMPLES = [name for name in files("examples") if name not in (TASK, SEQIO_TASK, *DEMO)]
 RUNS = files("runs")
 
 every_model = pytest.mark.parametrize("model", MODELS)
@@ -91,7 +94,7 @@ def parse(flags):
 
 
 def test_every_file_is_in_one_of_the_tables():
-    tables = [*MODELS, *PROMPTS, *RUNS, *EXAMPLES, *DEMO, TASK, "models/t5.gin"]
+    tables = [*MODELS, *PROMPTS, *RUNS, *EXAMPLES, *DEMO, TASK, SEQIO_TASK, "models/t5.gin"]
     assert sorted(tables) == sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
 
 
@@ -147,6 +150,17 @@ def test_a_whole_model_is_trained_by_the_step_it_was_made_for(place, capsys):
     names = ["models/ours_tiny.gin", "runs/finetune.gin", TASK]
     assert main(["train", *combination(place, *names), "--dry_run"]) == 0
     assert "Training 29 tensors, 574,080 of 574,080 parameters." in capsys.readouterr().err
+
+
+def test_seqio_makes_the_examples_that_are_read_without_it(place):
+    loaded = []
+    for task in (TASK, SEQIO_TASK):
+        parse(combination(place, "models/ours_tiny.gin", "runs/prompt_finetune.gin", task))
+        loaded.append(config.call(task_batches.task_split, split="train"))
+        config.clear()
+    ours, theirs = loaded
+    assert (ours.task, ours.targets()) == (theirs.task, theirs.targets())
+    assert str(list(ours.examples)) == str(list(theirs.examples))
 
 
 @pytest.mark.parametrize("example", EXAMPLES)

@@ -1,23 +1,25 @@
 """A run's own checkpoints: what changed and the slots of its optimizer, never the frozen base."""
 
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
-from prompt_tuning.checkpoints import mapping
+from prompt_tuning.checkpoints import mapping, run_folder, run_trees
 from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import Contents, contents
+from prompt_tuning.checkpoints.run_record import RunRecord, checksum, differences
 from prompt_tuning.checkpoints.t5x_orbax import orbax_arrays
 from prompt_tuning.errors import CheckpointError
-from prompt_tuning.model import parameters
 from prompt_tuning.training.state import RunState
 
 FOLDER = "checkpoints"
-_POLICIES = ocp.training.preservation_policies
-_DECISIONS = ocp.training.save_decision_policies
+
+log = logging.getLogger("prompt_tuning")
 
 
 class RunCheckpoints:
@@ -25,67 +27,169 @@ class RunCheckpoints:
 
     A checkpoint appears under its number only when it is whole, so that a killed run finds either
     the new one or the one before. Use as a context manager: leaving it waits for the last write.
+    With several processes each calls everything, and the first one writes.
 
     Args:
-        model_dir: the run's folder.
-        base: hash of the frozen parameters; a run is resumed only over the base it began with.
+        model_dir: the run's folder, the same one for all processes. Whoever saves holds its
+            `RunLock`: what an earlier run left unfinished is removed by the first save.
+        base: hash of the frozen parameters.
         keep: how many checkpoints to keep, the newest; None keeps all.
+        identity: what decides the numbers of a run, name by name. A run is resumed only with the
+            base and the identity it began with. None neither notes nor compares it.
+        accept_changes: resume all the same, and log what has changed.
     """
 
-    def __init__(self, model_dir: epath.PathLike, *, base: str, keep: int | None = 1):
+    def __init__(
+        self,
+        model_dir: epath.PathLike,
+        *,
+        base: str,
+        keep: int | None = 1,
+        identity: Mapping[str, str] | None = None,
+        accept_changes: bool = False,
+    ):
+        self._folder = epath.Path(model_dir) / FOLDER
         self._base = base
-        # orbax's policies do not satisfy its own protocols, as far as pyright can see.
-        self._checkpointer = ocp.training.Checkpointer(
-            epath.Path(model_dir) / FOLDER,
-            # When to save is the loop's decision.
-            save_decision_policy=_DECISIONS.FixedIntervalPolicy(1),  # pyright: ignore[reportArgumentType]
-            preservation_policy=_POLICIES.LatestN(keep),  # pyright: ignore[reportArgumentType]
-        )
+        self._keep = keep
+        self._identity = None if identity is None else dict(identity)
+        self._accept_changes = accept_changes
+        self._protected: int | None = None
+        self._restored: tuple[RunRecord, dict[str, np.ndarray]] | None = None
+        self._thread = ThreadPoolExecutor(1, "save")
+        self._writing: Future[None] | None = None
+        self._last_saved: int | None = None
 
     def __enter__(self) -> "RunCheckpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
-        self._checkpointer.close()
+    def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
+        try:
+            self.wait()
+            # What was the best one until the end may be none of those to keep.
+            self._remove_old()
+        except CheckpointError as error:
+            if kind is None:
+                raise
+            # What ends the run is said first.
+            log.warning("%s", error)
+        finally:
+            self._thread.shutdown()
 
-    def save(self, state: RunState) -> None:
-        """Copies the state off the device and writes it in the background."""
-        if self._checkpointer.latest is not None and self._checkpointer.latest.step == state.step:
-            return
-        # Copied first: the next step is given these very buffers.
-        params, slots = jax.device_get((parameters.named(state.trainable), state.opt_state))
-        self._checkpointer.save_checkpointables_async(
-            state.step,
-            {
-                "params": params,
-                "optimizer": _by_path(slots),
-                "meta": {"step": state.step, "base": self._base},
-            },
-        )
+    def save(
+        self,
+        state: RunState,
+        *,
+        details: Mapping[str, Any] | None = None,
+        data: Mapping[str, bytes] | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Copies the state off the device and writes it in the background.
 
-    def restore(self, like: RunState) -> RunState | None:
-        """Returns the newest state saved here, or None if there is none.
+        A step that is saved already is not saved again.
+
+        Args:
+            state: what to save, `pending` sums included.
+            details: what `restored_details` is to return; anything that JSON can hold.
+            data: what `restored_data` is to return, such as the state of an iterator.
+            wait: return when it is written.
 
         Raises:
-            CheckpointError: it was saved over another base, or by a run that trained other things.
+            CheckpointError: this one (with `wait`), or the one before, could not be written.
         """
-        if self._checkpointer.latest is None:
+        self.wait()
+        if self._last_saved is None:
+            run_folder.remove_unfinished(self._folder)
+            self._last_saved = max(run_folder.saved_steps(self._folder), default=-1)
+        if self._last_saved != state.step:
+            self._last_saved = state.step
+            tree = self._tree(state, details or {}, data or {})
+            self._writing = self._thread.submit(self._write, state.step, tree)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits until what `save` was given is written.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def protect(self, step: int) -> None:
+        """Keeps the checkpoint of this step, the best one, however old; forgets an earlier one."""
+        self._protected = step
+
+    def restore(self, like: RunState) -> RunState | None:
+        """Returns the newest state saved here, placed as `like` is, or None if there is none.
+
+        Raises:
+            CheckpointError: it is damaged, was saved by a run that trained other things, or by one
+                with another base or identity.
+        """
+        steps = run_folder.saved_steps(self._folder)
+        run_folder.check_all_processes_find(steps[-1] if steps else -1, self._folder)
+        if not steps:
             return None
-        step = self._checkpointer.latest.step
-        where = f"{self._checkpointer.directory}/{step}"
-        meta = self._checkpointer.load_checkpointables(step, {"meta": None})["meta"]
-        if meta["base"] != self._base:
-            raise CheckpointError(
-                f"The run in {where} was trained over another base model (hash "
-                f"{meta['base'][:12]}, this one is {self._base[:12]}). Choose another MODEL_DIR, "
-                "or the INITIAL_CHECKPOINT_PATH it began with."
-            )
-        saved = self._checkpointer.load_checkpointables(step, {"params": None, "optimizer": None})
-        return RunState(
-            parameters.replaced(like.trainable, saved["params"]),
-            _slots(saved["optimizer"], like.opt_state, where),
-            step,
+        folder = self._folder / str(steps[-1])
+        record, arrays = self._restored = run_folder.read(folder)
+        self._check_identity(record, folder)
+        return run_trees.to_state(
+            arrays, like, str(folder), step=record.step, pending=record.pending
         )
+
+    def restored_details(self) -> dict[str, Any]:
+        """Returns the `details` that were saved with the state that was restored, or nothing."""
+        return {} if self._restored is None else self._restored[0].details
+
+    def restored_data(self) -> dict[str, bytes]:
+        """Returns the `data` that was saved with the state that was restored, or nothing."""
+        return {} if self._restored is None else run_trees.to_data(self._restored[1])
+
+    def _tree(
+        self, state: RunState, details: Mapping[str, Any], data: Mapping[str, bytes]
+    ) -> dict[str, Any]:
+        tree = run_trees.to_trees(state, data)
+        checksums = {
+            f"{kind}/{name}": checksum(one) for kind in tree for name, one in tree[kind].items()
+        }
+        record = RunRecord(
+            step=state.step,
+            base=self._base,
+            identity=self._identity,
+            pending=state.pending,
+            details=dict(details),
+            checksums=checksums,
+        )
+        return {**tree, "meta": record.encode()}
+
+    def _write(self, step: int, tree: dict[str, Any]) -> None:
+        run_folder.write(self._folder / str(step), tree)
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        # Only after a save: whoever reads a run leaves it as it is.
+        if jax.process_index() == 0 and self._keep is not None and self._last_saved is not None:
+            steps = run_folder.saved_steps(self._folder)
+            for old in steps[: max(0, len(steps) - self._keep)]:
+                if old != self._protected:
+                    run_folder.remove(self._folder / str(old))
+
+    def _check_identity(self, record: RunRecord, folder: epath.Path) -> None:
+        was, now = {"base model": record.base[:12]}, {"base model": self._base[:12]}
+        if self._identity is not None and record.identity is not None:
+            was, now = was | record.identity, now | self._identity
+        changes = differences(was, now)
+        if changes and not self._accept_changes:
+            lines = "\n  ".join(changes)
+            raise CheckpointError(
+                f"The run in {folder!s} is another one than is configured now:\n  {lines}\n"
+                "Choose another MODEL_DIR, or go back to what it began with; to go on with these "
+                "changes set --gin.train.accept_changes=True."
+            )
+        for change in changes:
+            log.info("Changed since step %d: %s.", record.step, change)
 
 
 def looks_like_run(path: epath.Path) -> bool:
@@ -111,7 +215,6 @@ def open_run(path: epath.Path) -> Contents:
             f"The checkpoint at {folder!s} holds {sorted(stacked)}, a prompt and not a model. Name "
             "the base model it was trained over instead."
         )
-    meta = ocp.load_checkpointables(folder, {"meta": None})["meta"]
     tensors: dict[str, Stored] = {}
     for name, array in stacked.items():
         stack, layers, rest = name.partition("/layers/")
@@ -120,7 +223,9 @@ def open_run(path: epath.Path) -> Contents:
                 tensors[f"{stack}/layers_{i}/{rest}"] = array.layer(i)
         else:
             tensors[name] = array
-    return contents(kind="run", where=folder, tensors=tensors, step=int(meta["step"]))
+    return contents(
+        kind="run", where=folder, tensors=tensors, step=run_folder.read_record(folder).step
+    )
 
 
 def with_slots(folder: epath.Path, state: RunState) -> RunState:
@@ -129,35 +234,11 @@ def with_slots(folder: epath.Path, state: RunState) -> RunState:
     Raises:
         CheckpointError: they were made by another optimizer.
     """
-    loaded = ocp.load_checkpointables(folder, {"optimizer": None})["optimizer"]
-    return state._replace(opt_state=_slots(loaded, state.opt_state, str(folder)))
+    loaded = {name: one.load() for name, one in orbax_arrays(folder / "optimizer").items()}
+    return state._replace(opt_state=run_trees.to_slots(loaded, state.opt_state, str(folder)))
 
 
 def newest(folder: epath.Path) -> epath.Path:
     """Returns the newest checkpoint of a run's folder; any other folder as it is."""
-    if not (folder / FOLDER).exists():
-        return folder
-    steps = [int(child.name) for child in (folder / FOLDER).iterdir() if child.name.isdigit()]
-    return folder / FOLDER / str(max(steps)) if steps else folder
-
-
-def _slots(saved: dict[str, Any], like: Any, where: str) -> Any:
-    """Arranges saved slots like those of a fresh optimizer."""
-    wanted = _by_path(like)
-    parameters.check_names(found=saved, wanted=wanted, where=f"the optimizer state of {where}")
-    for name, slot in wanted.items():
-        if saved[name].shape != slot.shape:
-            raise CheckpointError(
-                f"The optimizer slot {name!r} of {where} has shape {saved[name].shape}, this "
-                f"optimizer needs {slot.shape}. Use the optimizer settings it was saved with."
-            )
-    paths, treedef = jax.tree_util.tree_flatten_with_path(like)
-    return treedef.unflatten([jnp.asarray(saved[_key(path)]) for path, _ in paths])
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    return {_key(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _key(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="|")
+    steps = run_folder.saved_steps(folder / FOLDER)
+    return folder / FOLDER / str(steps[-1]) if steps else folder

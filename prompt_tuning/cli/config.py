@@ -23,6 +23,7 @@ from typing import Any
 
 import gin
 from gin import config as gin_config
+from gin import config_parser
 from gin.config_parser import BindingStatement
 
 import prompt_tuning
@@ -103,6 +104,17 @@ def operative_config() -> str:
     return gin.operative_config_str()
 
 
+def operative_values() -> dict[str, str]:
+    """Returns `operative_config` flat: the value of every macro and `function.argument`, as text.
+
+    >>> operative_values()["train.total_steps"]
+    '%TRAIN_STEPS'
+    """
+    statements = config_parser.ConfigParser(operative_config(), _Spellings())
+    bindings = [one for one in statements if isinstance(one, BindingStatement)]
+    return {binding_name(one): repr(one.value) for one in bindings}
+
+
 def clear() -> None:
     """Forgets the configuration and the names that its files gave to functions and classes.
 
@@ -113,6 +125,23 @@ def clear() -> None:
         if configurable.import_source:  # registered by a gin file, not by a decorator
             gin_config._REGISTRY.pop(selector)
             del gin_config._INVERSE_REGISTRY[configurable.wrapped]
+
+
+class _Spelling(str):
+    """Text that is shown without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class _Spellings(config_parser.ParserDelegate):
+    """Leaves references and macros as they are written."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Spelling:
+        return _Spelling(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
+
+    def macro(self, macro_name: str) -> _Spelling:
+        return _Spelling(f"%{macro_name}")
 
 
 def _check_macros(sources: Iterable[Source]) -> None:

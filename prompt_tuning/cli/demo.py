@@ -55,11 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     write_world(folder, random.Random(arguments.seed))
     print(f"A little world of {sum(map(len, KINDS.values()))} things is written to {folder}.\n")
-    shared = {"VOCABULARY_FILE": folder / "world.model", "RANDOM_SEED": arguments.seed}
+    shared = {
+        "VOCABULARY_FILE": folder / "world.model",
+        "CACHE_DIR": folder / "cache",
+        "RANDOM_SEED": arguments.seed,
+    }
     pretrain = shared | {
         "MODEL_DIR": folder / "base",
         "CORPUS": folder / "world.txt",
-        "CACHE_DIR": folder / "cache",
         "TRAIN_STEPS": arguments.pretrain_steps,
     }
     tune = shared | {

@@ -2,49 +2,51 @@
 
 import contextlib
 import dataclasses
-import json
+import errno
+import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 from etils import epath
 from flax import nnx
 
-from prompt_tuning.batch import Batch
 from prompt_tuning.checkpoints import base as base_model
-from prompt_tuning.checkpoints import mapping, numpy_file, prompt_file
+from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.checkpoints.contents import Contents
 from prompt_tuning.checkpoints.formats import open_model
 from prompt_tuning.checkpoints.run import RunCheckpoints
+from prompt_tuning.checkpoints.run_lock import RunLock
 from prompt_tuning.cli import config
 from prompt_tuning.cli.arguments import RunArguments
-from prompt_tuning.data.batches import prefetch
-from prompt_tuning.errors import CheckpointError, ConfigError, nearest
+from prompt_tuning.cli.bookkeeping import Bookkeeping
+from prompt_tuning.cli.identity import identity
+from prompt_tuning.cli.outputs import Evaluations, Prompts
+from prompt_tuning.cli.source import Place, Source
+from prompt_tuning.data.prefetch import prefetch
+from prompt_tuning.errors import CheckpointError, ConfigError, Preempted, nearest
 from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.losses import Loss
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
+from prompt_tuning.partitioning import connect, is_main, placement
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.prompts.combine import described
 from prompt_tuning.training import loop
 from prompt_tuning.training.metrics import Console, JsonLines, TensorBoard, Writers
+from prompt_tuning.training.monitor import Monitor
 from prompt_tuning.training.optimizer import Optimizer
+from prompt_tuning.training.preemption import Preemption
 from prompt_tuning.training.state import RunState, split_model, start
 from prompt_tuning.training.step import make_train_step
+from prompt_tuning.training.watchdog import Watchdog
 from prompt_tuning.vocabulary import Vocabulary
 
 TRAINABLE = {"prompt": PromptParam, "model": BaseParam}
 
 log = logging.getLogger("prompt_tuning")
 
-
-@runtime_checkable
-class Source(Protocol):
-    """Where batches come from: any object that can begin at any step of a run."""
-
-    def batches(self, start_step: int) -> Iterator[Batch]: ...
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,16 @@ def run(arguments: RunArguments) -> int:
     start_logging()
     _use_folders(arguments)
     config.parse(arguments)
-    config.call(train, dry_run=arguments.dry_run)
+    if arguments.multiprocess_gpu:
+        connect(
+            coordinator_address=arguments.coordinator_address,
+            process_count=arguments.process_count,
+            process_index=arguments.process_index,
+            initialization_timeout=arguments.initialization_timeout,
+        )
+    # Around the reading of data and models too, which may take minutes.
+    with Preemption() as preemption:
+        config.call(train, preemption=preemption, dry_run=arguments.dry_run)
     return 0
 
 
@@ -83,9 +94,14 @@ def train(
     evaluations: Sequence[Evaluation] = (),
     eval_period: int = 1000,
     run_eval_before_training: bool = False,
+    monitor: Monitor | None = None,
     saving: Saving | None = None,
+    accept_changes: bool = False,
     stats_period: int = 100,
+    stuck_after: float = 60.0,
+    devices: int | None = None,
     random_seed: int = 0,
+    preemption: Preemption | None = None,
     dry_run: bool = False,
 ) -> RunState | None:
     """Trains a prompt, or a whole model, and resumes where an earlier call was stopped.
@@ -108,15 +124,27 @@ def train(
         task: its name, to note in the prompt's file.
         microbatches: parts of a batch whose gradients are added up, to save memory.
         evaluations: what to evaluate every `eval_period` steps and at the end.
+        monitor: which of their metrics says what is best, and when to stop early.
         saving: how often to save.
+        accept_changes: goes on in a folder of another configuration (ACCEPT_CHANGES).
         stats_period: steps between two lines of metrics.
+        stuck_after: seconds that a step may always take before the stacks of all threads are
+            written down; see `training.watchdog`.
+        devices: how many to share each batch among; None for all.
         random_seed: of initial values and dropout (RANDOM_SEED).
+        preemption: tells when the run is asked to stop; None listens to no signals.
         dry_run: trace one step on shapes and write nothing to `model_dir`. The data is read as for
             a run, caches included.
 
     Returns:
         The final state; None after a dry run.
+
+    Raises:
+        Preempted: a signal asked to stop, and the state is saved.
     """
+    preemption = preemption or Preemption()
+    placed = placement(devices)
+    place = functools.partial(placed.batch, microbatches=microbatches)
     base = None if initial_checkpoint is None else _open_base(initial_checkpoint)
     digest = parameters.Fingerprint()
     module = _build(model, prompt, base, trainable, random_seed, digest, shapes_only=dry_run)
@@ -125,12 +153,14 @@ def train(
     graph, chosen, frozen = split_model(module, TRAINABLE[trainable])
     first_step = _first_step(base, initial_step)
     last_step = _last_step(total_steps, relative_steps, first_step)
-    train_step = make_train_step(graph, optimizer, loss=loss, microbatches=microbatches)
+    train_step = make_train_step(
+        graph, optimizer, loss=loss, microbatches=microbatches, placement=placed
+    )
     key = jax.random.key(random_seed) if module.config.dropout_rate else None
     if dry_run:
         state = jax.eval_shape(lambda chosen: start(chosen, optimizer, step=first_step), chosen)
         batch = next(train_data.batches(0))
-        train_step.lower(state.trainable, state.opt_state, frozen, batch, key)
+        train_step.lower(state.trainable, state.opt_state, frozen, place(batch), key)
         log.info("Dry run: the step compiles on shapes. %s", _counts(chosen, frozen))
         return None
 
@@ -138,68 +168,126 @@ def train(
     saving = saving or Saving()
     # Of the parameters as they are stored, whatever dtype this run keeps them in.
     base_hash = digest.hexdigest()
-    state = start(chosen, optimizer, step=first_step)
+    fresh = start(chosen, optimizer, step=first_step)
     if base and trainable == "model":
-        state = base_model.with_slots(base, state)
+        fresh = base_model.with_slots(base, fresh)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(RunCheckpoints(folder, base=base_hash, keep=saving.keep))
+        stack.enter_context(_full_disk_explained(folder))
+        if is_main():
+            stack.enter_context(RunLock(folder))
+        checkpoints = stack.enter_context(
+            RunCheckpoints(
+                folder,
+                base=base_hash,
+                keep=saving.keep,
+                identity=identity(
+                    config.operative_values(),
+                    data=getattr(train_data, "fingerprint", None),
+                    vocabulary=vocabulary,
+                ),
+                accept_changes=accept_changes,
+            )
+        )
         prompts = None
         if trainable == "prompt":
             combine = getattr(module.encoder.prompt, "combine", None)
-            prompts = _Prompts(
+            prompts = Prompts(
                 folder,
-                initial=state,
+                initial=fresh,
                 base=base_hash,
                 base_name=initial_checkpoint,
                 task=task,
                 config=config.operative_config(),
                 details={} if combine is None else {"combine": described(combine)},
             )
-        state = checkpoints.restore(state) or state
+        restored = checkpoints.restore(fresh)
+        state = placed.replicated(restored or fresh)
+        frozen = placed.replicated(frozen)
+        data = Place(
+            train_data, first_step, checkpoints.restored_details(), checkpoints.restored_data()
+        )
         log.info("%s Base %s.", _counts(chosen, frozen), base_hash[:12])
         log.info("Step %d of %d; everything goes to %s.", state.step, last_step, folder)
-        if state.step >= last_step:
-            log.info("The run is finished: there is nothing to do.")
-            return state
-        _describe(folder, module)
-        evaluate = _Evaluations(evaluations, graph, frozen, folder)
-        if run_eval_before_training and state.step == first_step:
-            evaluate(state)
-
-        def save(state: RunState) -> None:
-            checkpoints.save(state)
-            if prompts is not None:
-                prompts.save(state)
-
-        def evaluate_and_note(state: RunState) -> None:
-            metrics = evaluate(state)
-            if prompts is not None:
-                prompts.add_metrics(state, metrics)
-
-        writers = Writers(
-            Console(), JsonLines(folder / "train" / "metrics.jsonl"), TensorBoard(folder / "train")
+        preemption.defer()
+        books = Bookkeeping(
+            checkpoints=checkpoints,
+            prompts=prompts,
+            evaluations=Evaluations(
+                evaluations,
+                graph,
+                frozen,
+                place=placed.batch,
+                folder=folder,
+                last_step=state.step,
+                preemption=preemption,
+            ),
+            monitor=monitor,
+            data=data,
+            restored=restored,
         )
-        batches = stack.enter_context(
-            contextlib.closing(prefetch(train_data.batches(state.step - first_step)))
-        )
-        state = loop.train(
-            state,
-            frozen,
-            train_step,
-            batches,
-            total_steps=last_step,
-            key=key,
-            learning_rate=optimizer.learning_rate,
-            write=writers.write,
-            log_every=stats_period,
-            actions=[
-                loop.Every(steps=saving.period, action=save),
-                # After saving, so that what is measured is noted in the prompt's file.
-                loop.Every(steps=eval_period, action=evaluate_and_note),
-            ],
-        )
-    log.info("Finished at step %d.", state.step)
+        evaluating = loop.Every(steps=eval_period, action=books.evaluate)
+        # A run may have been stopped between saving a step and evaluating it.
+        resumed = restored is not None and evaluating.due(state.step, last_step)
+        if resumed or (run_eval_before_training and state.step == first_step):
+            books.evaluate(state)
+        if state.step < last_step and not (books.exhausted or preemption.requested):
+            log.info("%s", data.summary())
+            _describe(folder, module)
+            writers = Writers(
+                Console(),
+                JsonLines(folder / "train" / "metrics.jsonl", last_step=state.step),
+                TensorBoard(folder / "train", last_step=state.step),
+            )
+            batches = stack.enter_context(
+                contextlib.closing(prefetch(data.batches(state.step), place=place))
+            )
+            state = loop.train(
+                state,
+                frozen,
+                train_step,
+                batches,
+                total_steps=last_step,
+                key=key,
+                learning_rate=optimizer.learning_rate,
+                write=writers.write,
+                log_every=stats_period,
+                actions=[
+                    loop.Every(steps=saving.period, action=books.save),
+                    # After saving, so that an evaluation never costs what was learned before it.
+                    evaluating,
+                ],
+                stop=lambda: preemption.stop() or books.exhausted,
+                watchdog=Watchdog(folder, at_least=stuck_after),
+                name_batch=data.names,
+            )
+            finished = "Finished"
+        else:
+            finished = "The run is finished: there is nothing to do. It stands"
+        if preemption.requested:
+            books.save(state, wait=True)
+            raise Preempted(
+                f"Stopped on request at step {state.step} of {last_step}, and saved to {folder!s}: "
+                "start the same command again to go on."
+            )
+        if books.exhausted and state.step < last_step:
+            books.save(state, wait=True)
+            finished = f"No improvement for {monitor.patience} evaluations. {finished}"
+    log.info("%s at step %d.", finished, state.step)
     return state
+
+
+@contextlib.contextmanager
+def _full_disk_explained(folder: epath.Path) -> Iterator[None]:
+    """Says of a full disk what is lost: nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise CheckpointError(
+            f"{error.filename or folder} could not be written ({error.strerror}). What was saved "
+            "before is whole. Make room and start the same command again."
+        ) from error
 
 
 def _use_folders(arguments: RunArguments) -> None:
@@ -312,84 +400,6 @@ def _last_step(total_steps: int | None, relative_steps: int | None, first_step: 
     return total_steps
 
 
-class _Evaluations:
-    """Runs all evaluations of a state and writes what they find."""
-
-    def __init__(
-        self,
-        evaluations: Sequence[Evaluation],
-        graph: nnx.GraphDef,
-        frozen: nnx.State,
-        folder: epath.Path,
-    ):
-        self._frozen = frozen
-        self._folder = folder
-        self._prepared = [
-            (
-                one,
-                one.prepare(graph),
-                Console(names=None),
-                JsonLines(folder / one.folder / f"{one.name}-metrics.jsonl"),
-                TensorBoard(folder / one.folder / one.name),
-            )
-            for one in evaluations
-        ]
-
-    def __call__(self, state: RunState) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for one, evaluate, console, lines, board in self._prepared:
-            result = evaluate(state.trainable, self._frozen)
-            console.write(state.step, _prefixed(f"{one.folder}/", result.metrics))
-            lines.write(state.step, result.metrics)
-            board.write(state.step, _prefixed(one.tag_prefix, result.metrics))
-            if result.rows:
-                path = self._folder / one.folder / f"{one.name}-{state.step:06}.jsonl"
-                path.write_text("".join(json.dumps(row) + "\n" for row in result.rows))
-            found |= _prefixed(f"{one.folder}/{one.name}/", result.metrics)
-        return found
-
-
-def _prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
-    return {f"{prefix}{name}": value for name, value in metrics.items()}
-
-
-class _Prompts:
-    """Writes a run's prompts where others look for them, with where they come from.
-
-    Args:
-        folder: the run's.
-        initial: the state before the first update. Its prompt is written beside the first trained
-            one, for drift is measured from it, and not before, so that a run that fails leaves
-            nothing.
-        provenance: fields of PromptFile that stay the same.
-    """
-
-    def __init__(self, folder: epath.Path, *, initial: RunState, **provenance: Any):
-        self._folder = folder
-        self._start = prompt_file.PromptFile.of(_vectors(initial), step=initial.step, **provenance)
-        self._file = self._start
-
-    def save(self, state: RunState) -> None:
-        arrays = {mapping.PROMPT: _vectors(state)}
-        self._write(dataclasses.replace(self._start, arrays=arrays, step=state.step))
-        for file in (self._start, self._file):
-            numpy_file.save_numpy(self._folder, file.step, file.vectors)
-
-    def add_metrics(self, state: RunState, metrics: dict[str, float]) -> None:
-        """Adds what was measured, if it was of the prompt that was saved last."""
-        if self._file.step == state.step:
-            self._write(dataclasses.replace(self._file, metrics=metrics))
-
-    def _write(self, file: prompt_file.PromptFile) -> None:
-        self._file = file
-        file.save(self._folder / prompt_file.FILE)
-
-
-def _vectors(state: RunState) -> np.ndarray:
-    (vectors,) = parameters.named(state.trainable).values()
-    return np.asarray(jax.device_get(vectors))
-
-
 def _counts(chosen: nnx.State, frozen: nnx.State) -> str:
     trained, kept = parameters.count(chosen), parameters.count(frozen)
     tensors = len(parameters.named(chosen))
@@ -398,6 +408,7 @@ def _counts(chosen: nnx.State, frozen: nnx.State) -> str:
 
 def _describe(folder: epath.Path, module: T5) -> None:
     """Writes the configuration that is in effect and the list of parameters."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.gin").write_text(config.operative_config())
-    (folder / "model-info.txt").write_text(parameters.table(nnx.state(module)))
+    if is_main():
+        table = parameters.table(nnx.state(module))
+        storage.write_whole(folder / "config.gin", config.operative_config().encode())
+        storage.write_whole(folder / "model-info.txt", table.encode())

@@ -9,10 +9,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from prompt_tuning.data.batches import Buckets, OnePassBatches, buckets_up_to
+from prompt_tuning.batch import Batch
+from prompt_tuning.data.batches import OnePassBatches
+from prompt_tuning.data.buckets import buckets_up_to
 from prompt_tuning.data.examples import Example
 from prompt_tuning.decoding.generate import make_generate
+from prompt_tuning.evaluation.alarms import constant_answers
 from prompt_tuning.losses import Loss
+from prompt_tuning.partitioning import on_host
 from prompt_tuning.training.metrics import finish
 from prompt_tuning.training.step import make_eval_step
 from prompt_tuning.vocabulary import Vocabulary
@@ -20,9 +24,13 @@ from prompt_tuning.vocabulary import Vocabulary
 
 @runtime_checkable
 class Judged(Protocol):
-    """A split whose task judges decoded answers, as `data.seqio_tasks.TaskSplit` does."""
+    """A split whose task judges decoded answers, as `data.task_split.TaskSplit` does."""
 
-    examples: Sequence[Example]
+    @property
+    def examples(self) -> Sequence[Example]: ...
+
+    @property
+    def longest(self) -> tuple[int, int]: ...
 
     def targets(self) -> Sequence[Any]: ...
 
@@ -32,13 +40,18 @@ class Judged(Protocol):
 
 
 class Result(NamedTuple):
-    """The metrics of one evaluation and, if answers were decoded, one row for each example."""
+    """The metrics of one evaluation and, if answers were decoded, one row for each example.
+
+    `alarms` are sentences that a person should read.
+    """
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]]
+    alarms: list[str]
 
 
 Evaluate = Callable[[nnx.State, nnx.State], Result]
+Place = Callable[[Batch], Batch]
 
 
 @runtime_checkable
@@ -46,13 +59,14 @@ class Evaluation(Protocol):
     """What `train` evaluates now and then: it is prepared once and then called.
 
     `folder` and `tag_prefix` say where its metrics go and what they are called in TensorBoard.
+    `prepare` is told where batches go (`Placement.batch`); None leaves them to the default device.
     """
 
     name: str
     folder: str
     tag_prefix: str
 
-    def prepare(self, graph: nnx.GraphDef) -> Evaluate: ...
+    def prepare(self, graph: nnx.GraphDef, place: Place | None = None) -> Evaluate: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,30 +75,30 @@ class TeacherForced:
 
     Attributes:
         name: the task.
-        examples: of the split.
+        split: its examples.
         batch_size: rows of a batch.
         steps: stop after this many batches; None reads the whole split.
         loss: as in training.
     """
 
     name: str
-    examples: Sequence[Example]
+    split: Judged
     batch_size: int
     steps: int | None = None
     loss: Loss = dataclasses.field(default_factory=Loss)
     folder: str = dataclasses.field(default="training_eval", init=False)
     tag_prefix: str = dataclasses.field(default="", init=False)
 
-    def prepare(self, graph: nnx.GraphDef) -> Evaluate:
+    def prepare(self, graph: nnx.GraphDef, place: Place | None = None) -> Evaluate:
         """Returns the evaluation of a pair of trainable and frozen state."""
-        source = one_pass(self.examples, self.batch_size)
+        source = one_pass(self.split, self.batch_size)
         step = make_eval_step(graph, loss=self.loss)
 
         def evaluate(trainable: nnx.State, frozen: nnx.State) -> Result:
-            batches = itertools.islice(source.batches(), self.steps)
+            batches = map(place or _stay, itertools.islice(source.batches(), self.steps))
             sums = jax.device_get([step(trainable, frozen, batch) for batch in batches])
             total = {name: sum(float(one[name]) for one in sums) for name in sums[0]}
-            return Result(finish(total | {"steps": float(len(sums))}), [])
+            return Result(finish(total | {"steps": float(len(sums))}), [], [])
 
         return evaluate
 
@@ -107,23 +121,24 @@ class Decoded:
     folder: str = dataclasses.field(default="inference_eval", init=False)
     tag_prefix: str = dataclasses.field(default="eval/", init=False)
 
-    def prepare(self, graph: nnx.GraphDef) -> Evaluate:
+    def prepare(self, graph: nnx.GraphDef, place: Place | None = None) -> Evaluate:
         """Returns the evaluation of a pair of trainable and frozen state."""
-        source = one_pass(self.split.examples, self.batch_size)
+        source = one_pass(self.split, self.batch_size)
         # As in t5x, no answer is longer than the longest right one.
-        length = max(len(example.targets) for example in self.split.examples)
+        _, length = self.split.longest
         generate = make_generate(graph, length=length, eos_id=self.vocabulary.eos_id)
         targets = self.split.targets()
 
         def evaluate(trainable: nnx.State, frozen: nnx.State) -> Result:
             answers: list[np.ndarray] = []
-            for step, batch in enumerate(source.batches()):
-                tokens = np.asarray(generate(trainable, frozen, batch.inputs))
+            for step, batch in enumerate(map(place or _stay, source.batches())):
+                tokens = on_host(generate(trainable, frozen, batch.inputs))
                 answers.extend(tokens[: source.rows(step)])
             texts = [self.vocabulary.decode(tokens) for tokens in answers]
             metrics = {name: float(x) for name, x in self.split.metrics(texts).items()}
             rows = [self._row(*row) for row in enumerate(zip(targets, texts, strict=True))]
-            return Result(metrics, rows)
+            alarm = constant_answers(texts, targets)
+            return Result(metrics, rows, [alarm] if alarm else [])
 
         return evaluate
 
@@ -138,18 +153,16 @@ class Decoded:
         }
 
 
-def one_pass(examples: Sequence[Example], batch_size: int) -> OnePassBatches:
+def one_pass(split: Judged, batch_size: int) -> OnePassBatches:
     """Returns the batches of a split, in buckets that end at its longest example."""
+    inputs, targets = map(buckets_up_to, split.longest)
     return OnePassBatches(
-        examples=examples,
-        batch_size=batch_size,
-        inputs=_buckets(len(example.inputs) for example in examples),
-        targets=_buckets(len(example.targets) for example in examples),
+        examples=split.examples, batch_size=batch_size, inputs=inputs, targets=targets
     )
 
 
-def _buckets(lengths) -> Buckets:
-    return buckets_up_to(max(lengths))
+def _stay(batch: Batch) -> Batch:
+    return batch
 
 
 def _plain(value: Any) -> Any:

@@ -1,14 +1,17 @@
 """The training loop: batches in, steps out, and what is due in between."""
 
+import collections
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tqdm
 from flax import nnx
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from prompt_tuning.batch import Batch
 from prompt_tuning.errors import ConfigError, DivergedError
@@ -16,8 +19,18 @@ from prompt_tuning.training.metrics import finish
 from prompt_tuning.training.schedules import Schedule
 from prompt_tuning.training.state import RunState
 from prompt_tuning.training.step import Sums, TrainStep
+from prompt_tuning.training.watchdog import Watchdog
 
 Write = Callable[[int, dict[str, float]], None]
+
+# How many steps the device is given ahead of the one whose sums are read: enough to keep it busy,
+# and few enough to stop soon when asked to.
+_IN_FLIGHT = 2
+
+_ADVICE = (
+    "Lower the learning rate, look at the batch of that step, or use float32 activations to see "
+    "whether it is the arithmetic."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +53,11 @@ class Every:
         return step == last or step % self.steps == 0
 
 
+def never() -> bool:
+    """Does not stop a run."""
+    return False
+
+
 def train(
     state: RunState,
     frozen: nnx.State,
@@ -52,11 +70,15 @@ def train(
     write: Write,
     log_every: int = 100,
     actions: Sequence[Every] = (),
+    stop: Callable[[], bool] = never,
+    watchdog: Watchdog | None = None,
+    name_batch: Callable[[int], str] | None = None,
 ) -> RunState:
     """Trains from `state.step` to `total_steps` and returns the final state.
 
-    Steps are dispatched without waiting for each other; the host reads their metrics once per
-    `log_every`, as every reading makes the device wait.
+    At most two steps are under way on the device when the next one is given to it. The sums of a
+    step are added up on the host, in the order of the steps, and travel with the state: a run that
+    is stopped anywhere and resumed writes the same numbers as one that was not, timings aside.
 
     Args:
         state: consumed, as its arrays are donated to the step.
@@ -68,94 +90,148 @@ def train(
         learning_rate: for the logs.
         write: receives a step and the metrics of the steps since the last call.
         log_every: steps between two calls of `write`.
-        actions: what else to do and how often; they only observe.
+        actions: what else to do and how often; they only observe. What they get is finite, loss
+            and parameters, and may be saved and resumed from.
+        stop: asked before every step; if true the state is returned as it is, at an earlier step
+            than `total_steps`.
+        watchdog: told of every step; compiling and actions are not held against it.
+        name_batch: the examples behind the update that led to a (global) step, for an error.
 
     Raises:
-        DivergedError: the loss of a step is not finite.
+        DivergedError: the loss of a step is not finite, or what a step left behind is not.
     """
-    log = _Log(Every(steps=log_every, action=lambda state: None), learning_rate, write)
+    log = _Log(
+        Every(steps=log_every, action=lambda state: None),
+        learning_rate,
+        write,
+        pending=state.pending,
+        name_batch=name_batch,
+    )
+    paused = contextlib.nullcontext if watchdog is None else watchdog.paused
     compiled: set[tuple[int, int]] = set()
     bar = tqdm.tqdm(initial=state.step, total=total_steps, unit="step", disable=None)
-    with bar:
+    with bar, watchdog or contextlib.nullcontext():
         while state.step < total_steps:
+            if stop():
+                return log.checked(state)
+            if watchdog is not None:
+                watchdog.begin(state.step + 1)
             batch = next(batches)
             step_key = None if key is None else jax.random.fold_in(key, state.step)
-            asked = time.monotonic()
-            trainable, opt_state, sums = train_step(
-                state.trainable, state.opt_state, frozen, batch, step_key
-            )
-            state = RunState(trainable, opt_state, state.step + 1)
             lengths = (batch.inputs.shape[1], batch.targets.shape[1])
+            asked = time.monotonic()
+            # A call returns when its program is compiled, well before it has run.
+            with contextlib.nullcontext() if lengths in compiled else paused():
+                trainable, opt_state, sums = train_step(
+                    state.trainable, state.opt_state, frozen, batch, step_key
+                )
             if lengths not in compiled:
-                # A call returns when its program is compiled, well before it has run.
                 compiled.add(lengths)
                 log.skip(time.monotonic() - asked, "timing/compilation_seconds")
+            state = RunState(trainable, opt_state, state.step + 1)
             bar.update()
-            log.add(sums)
-            due = [every for every in actions if every.due(state.step, total_steps)]
+            log.add(state.step, sums)
             if log.every.due(state.step, total_steps):
                 bar.set_postfix(loss=log.close(state.step), refresh=False)
-            elif due:
-                # A state that has diverged must not replace the last good checkpoint.
-                log.check(state.step)
+            due = [every for every in actions if every.due(state.step, total_steps)]
+            if due:
+                state = log.checked(state)
             for every in due:
                 began = time.monotonic()
-                every.action(state)
+                with paused():
+                    every.action(state)
                 log.skip(time.monotonic() - began)
     return state
 
 
 class _Log:
-    """Collects the sums of an interval on the device and reads them once, at its end."""
+    """Adds up the sums of an interval, step by step, and writes them at its end."""
 
-    def __init__(self, every: Every, learning_rate: Schedule, write: Write):
+    def __init__(
+        self,
+        every: Every,
+        learning_rate: Schedule,
+        write: Write,
+        *,
+        pending: dict[str, float] | None,
+        name_batch: Callable[[int], str] | None,
+    ):
         self.every = every
         self._learning_rate = learning_rate
         self._write = write
-        self._steps: list[Sums] = []
-        self._totals: dict[str, float] = {}
+        self._name_batch = name_batch
+        self._in_flight: collections.deque[tuple[int, Sums]] = collections.deque()
+        self._total = dict(pending or {})
+        # What the process before has added up took none of our time.
+        self._resumed = dict(self._total)
+        self._timings: dict[str, float] = {}
         self._began = self._since = time.monotonic()
 
-    def add(self, sums: Sums) -> None:
-        self._steps.append(sums)
+    def add(self, step: int, sums: Sums) -> None:
+        """Takes the sums of a step that is under way, and waits for an earlier one."""
+        for value in sums.values():
+            value.copy_to_host_async()
+        self._in_flight.append((step, sums))
+        self._wait(_IN_FLIGHT)
 
     def skip(self, seconds: float, name: str | None = None) -> None:
         """Leaves seconds out of the interval's speed; under a name they are reported in total."""
         self._since += seconds
         if name:
-            self._totals[name] = self._totals.get(name, 0.0) + seconds
+            self._timings[name] = self._timings.get(name, 0.0) + seconds
 
-    def check(self, step: int) -> None:
-        """Waits for the steps up to `step`; the first that diverged raises `DivergedError`."""
-        self._steps = jax.device_get(self._steps)
-        for number, sums in enumerate(self._steps, start=step - len(self._steps) + 1):
-            if not np.isfinite(sums["loss"]):
-                raise DivergedError(
-                    f"The loss of step {number} is {sums['loss']}. Lower the learning rate, look "
-                    "at the batch of that step, or use float32 activations to see whether it is "
-                    "the arithmetic."
-                )
+    def checked(self, state: RunState) -> RunState:
+        """Waits for a state and returns it with what is pending; `DivergedError` if it is lost."""
+        self._wait()
+        # A gradient may overflow where the loss does not, which the next step's loss would show.
+        if not _all_finite(state.trainable):
+            raise DivergedError(
+                f"The update of step {state.step} left values in the parameters that are not "
+                f"finite, though its loss was.{self._examples(state.step)} {_ADVICE}"
+            )
+        return state._replace(pending=dict(self._total) or None)
 
     def close(self, step: int) -> float:
         """Writes the interval that ends with `step` and returns its loss."""
-        self.check(step)
+        self._wait()
         now = time.monotonic()
-        steps = [{name: float(x) for name, x in sums.items()} for sums in self._steps]
-        total = {name: sum(sums[name] for sums in steps) for name in steps[0]}
-        metrics = finish(total | {"steps": float(len(steps))})
+        total, resumed = self._total, self._resumed
+        metrics = finish(total)
         seconds = max(now - self._since, 1e-9)
-        sequences = total["encoder_input_tokens/sequences"]
+        ours = {name: x - resumed.get(name, 0.0) for name, x in total.items()}
+        sequences = ours["encoder_input_tokens/sequences"]
         # The step is counted from 0: the rate of the update that led to `step`.
         metrics["learning_rate"] = float(self._learning_rate(step - 1))
-        metrics |= self._totals | {
+        metrics |= self._timings | {
             "timing/seconds": seconds,
-            "timing/steps_per_second": len(steps) / seconds,
+            "timing/steps_per_second": ours["steps"] / seconds,
             "timing/seqs": sequences,
             "timing/seqs_per_second": sequences / seconds,
             "timing/seqs_per_second_per_core": sequences / seconds / jax.device_count(),
-            "timing/target_tokens_per_second": total["decoder_target_tokens/real"] / seconds,
+            "timing/target_tokens_per_second": ours["decoder_target_tokens/real"] / seconds,
             "timing/uptime": now - self._began,
         }
         self._write(step, metrics)
-        self._steps, self._since = [], time.monotonic()
+        self._total, self._resumed, self._since = {}, {}, time.monotonic()
         return metrics["loss"]
+
+    def _wait(self, but: int = 0) -> None:
+        """Adds up the steps under way, all `but` the last few; the first bad one raises."""
+        while len(self._in_flight) > but:
+            step, sums = self._in_flight.popleft()
+            values = {name: float(x) for name, x in jax.device_get(sums).items()}
+            if not np.isfinite(values["loss"]):
+                raise DivergedError(
+                    f"The loss of step {step} is {values['loss']}.{self._examples(step)} {_ADVICE}"
+                )
+            for name, value in (values | {"steps": 1.0}).items():
+                self._total[name] = self._total.get(name, 0.0) + value
+
+    def _examples(self, step: int) -> str:
+        return f" Its batch: {self._name_batch(step)}." if self._name_batch else ""
+
+
+@jax.jit
+def _all_finite(trainable: nnx.State) -> Bool[Array, ""]:
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(trainable)]
+    return jnp.all(jnp.stack(leaves))

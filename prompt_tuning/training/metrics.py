@@ -4,6 +4,7 @@ A writer is any object with `write(step, values)`. The writers here hold nothing
 returns, its values survive the process.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -11,14 +12,17 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, SupportsFloat, runtime_checkable
 
 from etils import epath
 from tensorboardX import summary
 
 # Protobuf makes the class when the module is imported, where pyright cannot see it.
-from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tensorboardX.record_writer import masked_crc32c
 
 from prompt_tuning.errors import ConfigError
@@ -95,18 +99,50 @@ class Writers:
 class JsonLines:
     """Appends one JSON object per step to a file: `{"step": 100, "loss": 1.5, ...}`.
 
-    A number that is not finite becomes `null`, as JSON has no other word for it. A run that resumes
-    repeats the steps after its checkpoint: of two lines with the same step the later one counts.
+    A number that is not finite becomes `null`, as JSON has no other word for it; texts are for
+    people (an "alarm").
+
+    Args:
+        path: of the file.
+        last_step: the step at which the run goes on: lines of later ones are dropped, as they are
+            written again. So the file of a resumed run equals that of one that was never stopped.
     """
 
-    def __init__(self, path: epath.PathLike) -> None:
+    def __init__(self, path: epath.PathLike, *, last_step: int | None = None) -> None:
         self._file = _Appended(path)
         self._file.drop_after_last(b"\n")
+        if last_step is not None:
+            self._file.keep_records(
+                b"\n", lambda line: json.loads(line).get("step", 0) <= last_step
+            )
 
-    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        numbers = {name: float(value) for name, value in values.items()}
+    def write(self, step: int, values: Mapping[str, SupportsFloat | str]) -> None:
+        texts = {name: value for name, value in values.items() if isinstance(value, str)}
+        numbers = {name: float(x) for name, x in values.items() if not isinstance(x, str)}
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        self._file.append(json.dumps({"step": step, **finite}).encode() + b"\n")
+        self._file.append(json.dumps({"step": step, **finite, **texts}).encode() + b"\n")
+
+
+def read_lines(path: epath.PathLike, *, last_step: int) -> dict[int, dict[str, float]]:
+    """Returns the numbers that `JsonLines` has written of the steps up to `last_step`, by step.
+
+    What was not finite comes back as NaN; a line that a killed process left half is not there.
+    """
+    file = epath.Path(path)
+    found: dict[int, dict[str, float]] = {}
+    if not file.exists():
+        return found
+    whole, _, _ = file.read_text().rpartition("\n")
+    for line in whole.splitlines():
+        values = json.loads(line)
+        step = values.pop("step")
+        if step <= last_step:
+            found[step] = {
+                name: math.nan if x is None else x
+                for name, x in values.items()
+                if not isinstance(x, str)
+            }
+    return found
 
 
 class TensorBoard:
@@ -114,15 +150,21 @@ class TensorBoard:
 
     tensorboardX supplies the messages and the checksum. Its own writer keeps them in a queue, so
     the last ones are lost when the process is killed, and it cannot write where `epath` can.
+
+    `last_step` is where a resumed run goes on: what was shown of later steps is written again.
     """
 
-    def __init__(self, folder: epath.PathLike) -> None:
+    def __init__(self, folder: epath.PathLike, *, last_step: int | None = None) -> None:
         # The time orders the files of a run that was restarted; the process and the nanoseconds
         # keep two writers that start in the same second apart.
         now, host = time.time_ns(), socket.gethostname()
         name = f"events.out.tfevents.{now // 10**9}.{host}.{os.getpid()}.{now % 10**9}"
         self._file = _Appended(epath.Path(folder) / name)
         self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        if last_step is not None:
+            # TensorBoard then forgets what older files of the folder say of this step and later.
+            start = SessionLog(status=SessionLog.START)
+            self._append(Event(wall_time=time.time(), step=last_step + 1, session_log=start))
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         scalars = Event(wall_time=time.time(), step=step)
@@ -181,14 +223,38 @@ class _Appended:
 
     def append(self, record: bytes) -> None:
         if self._local:
-            with self._path.open("ab") as file:
-                file.write(record)
+            size = self._path.stat().length if self._path.exists() else 0
+            try:
+                with self._path.open("ab") as file:
+                    file.write(record)
+            except OSError:
+                # Of a full disk: the record would stay half, and the next one be glued to it.
+                with contextlib.suppress(OSError):
+                    os.truncate(self._path, size)
+                raise
         else:
             self._object += record
             self._path.write_bytes(self._object)
+
+    def keep_records(self, end: bytes, wanted: Callable[[bytes], bool]) -> None:
+        """Removes the records that are not wanted; the file is replaced as a whole."""
+        if not self._path.exists():
+            return
+        content = self._path.read_bytes()
+        records = content.split(end)[:-1]
+        kept = b"".join(record + end for record in records if wanted(record))
+        if kept != content and self._local:
+            # Always the same name, so that the one of a killed process is used up.
+            partial = self._path.with_name(f"{self._path.name}.tmp")
+            partial.write_bytes(kept)
+            partial.replace(self._path)
+        elif kept != content:
+            self._path.write_bytes(kept)
+            self._object = kept
 
     def drop_after_last(self, end: bytes) -> None:
         """Removes a record that a killed process, or a full disk, left without its end."""
         if self._local and self._path.exists():
             content = self._path.read_bytes()
-            os.truncate(self._path, content.rfind(end) + len(end))
+            if not content.endswith(end):
+                os.truncate(self._path, content.rfind(end) + len(end))

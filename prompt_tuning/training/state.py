@@ -12,12 +12,14 @@ class RunState(NamedTuple):
     """Everything that a step changes: about three times the bytes of a prompt.
 
     `step` is the global step: the number of updates behind these parameters, those of the base
-    model included.
+    model included. `pending` holds the sums of the steps since the last line of the log, so that a
+    resumed run writes the same lines; None when there are none.
     """
 
     trainable: nnx.State
     opt_state: Any
     step: int
+    pending: dict[str, float] | None = None
 
 
 def split_model(

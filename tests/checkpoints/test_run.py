@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
 
 from prompt_tuning.checkpoints import load_embeddings, open_model
 from prompt_tuning.checkpoints.base import with_slots
@@ -153,16 +155,166 @@ def test_a_prompt_checkpoint_holds_nothing_of_the_base(tmp_path):
         assert name.encode() not in content
 
 
-def test_a_run_is_not_resumed_over_another_base(tmp_path):
-    save(tmp_path, drawn(fresh(), 5))
-    message = (
-        f"The run in {tmp_path}/checkpoints/5 was trained over another base model (hash "
-        "abababababab, this one is cdcdcdcdcdcd). Choose another MODEL_DIR, or the "
-        "INITIAL_CHECKPOINT_PATH it began with."
+@pytest.mark.parametrize("pending", [None, {"loss": 0.1 + 0.2, "steps": 3.0, "tiny": 5e-324}])
+def test_sums_details_and_data_come_back_as_they_were_saved(tmp_path, pending):
+    details = {"seed": 7, "position": {"epoch": 2, "names": ["é", None, 1.5]}}
+    data = {"iterator/0": bytes(range(256)), "empty": b""}
+    state = drawn(fresh(), 5)._replace(pending=pending)
+    with RunCheckpoints(tmp_path, base=BASE) as checkpoints:
+        assert (checkpoints.restored_details(), checkpoints.restored_data()) == ({}, {})
+        checkpoints.save(state, details=details, data=data)
+    with RunCheckpoints(tmp_path, base=BASE) as checkpoints:
+        assert checkpoints.restore(fresh()).pending == pending
+        assert checkpoints.restored_details() == details
+        assert checkpoints.restored_data() == data
+
+
+def test_a_save_that_is_waited_for_is_there(tmp_path):
+    with RunCheckpoints(tmp_path, base=BASE) as checkpoints:
+        checkpoints.save(drawn(fresh(), 5), wait=True)
+        assert saved_steps(tmp_path) == [5]
+
+
+def test_the_best_checkpoint_is_kept_until_there_is_a_better_one(tmp_path):
+    with RunCheckpoints(tmp_path, base=BASE) as checkpoints:
+        for step in range(1, 9):
+            checkpoints.save(drawn(fresh(), step), wait=True)
+            if step in (2, 5):
+                checkpoints.protect(step)
+            expected = {1: [1], 2: [2], 3: [2, 3], 4: [2, 4], 5: [2, 5], 6: [5, 6]}
+            assert saved_steps(tmp_path) == expected.get(step, [5, step])
+
+
+@pytest.mark.parametrize("unfinished", ["12.orbax-checkpoint-tmp", "5.orbax-checkpoint-tmp-3"])
+def test_what_a_killed_run_left_is_removed_by_the_first_save(tmp_path, unfinished):
+    save(tmp_path, drawn(fresh(), 7))
+    (tmp_path / "checkpoints" / unfinished / "params").mkdir(parents=True)
+    restore(tmp_path, fresh())  # by whoever looks at a run: it may be writing
+    assert (tmp_path / "checkpoints" / unfinished).exists()
+    save(tmp_path, drawn(fresh(), 8))
+    assert saved_steps(tmp_path) == [8]
+
+
+def test_a_run_is_restored_to_the_devices_of_the_fresh_state(tmp_path):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state = drawn(fresh(), 5)
+    save(tmp_path, state)
+    like = fresh()
+    placed = jax.device_put((like.trainable, like.opt_state), everywhere)
+    restored = restore(tmp_path, RunState(*placed, 0))
+    assert_identical(restored, state)
+    for leaf in jax.tree.leaves((restored.trainable, restored.opt_state)):
+        assert leaf.sharding == everywhere
+
+
+SIZES = [(1, 64), (100, 512), (100, 768), (100, 1024), (100, 2048), (100, 4096)]
+
+
+@pytest.mark.parametrize(("length", "width"), SIZES)
+def test_a_saved_state_takes_three_and_a_half_prompts_and_64_kib_at_most(tmp_path, length, width):
+    prompt = nnx.State(
+        {"prompt": PromptParam(jnp.zeros((length, width)), axes=("prompt", "embed"))}
     )
-    with raises(message) as error:
-        restore(tmp_path, fresh(), base=OTHER_BASE)
+    state = drawn(start(prompt, adafactor(), step=0), 1_100_100)
+    identity = {f"some.module.function_{i}.argument": "'a value' " * 8 for i in range(100)}
+    with RunCheckpoints(tmp_path, base=BASE, identity=identity) as checkpoints:
+        checkpoints.save(state._replace(pending=dict.fromkeys("abcdefghijkl", 1 / 3)))
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert size <= 3.5 * 4 * length * width + 2**16
+
+
+# Of which run a checkpoint is.
+
+IDENTITY = {"TASK": "'sst2'", "train.seed": "3", "data": "f" * 8}
+
+
+def restore_as(folder, identity, *, base=BASE, accept_changes=False):
+    with RunCheckpoints(
+        folder, base=base, identity=identity, accept_changes=accept_changes
+    ) as checkpoints:
+        return checkpoints.restore(fresh())
+
+
+@pytest.fixture
+def identified(tmp_path):
+    with RunCheckpoints(tmp_path, base=BASE, identity=IDENTITY) as checkpoints:
+        checkpoints.save(drawn(fresh(), 5))
+    return tmp_path
+
+
+def test_a_run_is_resumed_with_the_settings_it_began_with(identified):
+    assert restore_as(identified, dict(reversed(IDENTITY.items()))).step == 5
+
+
+def test_a_run_of_another_configuration_is_refused_with_every_difference(identified):
+    changed = {"TASK": "'rte'", "train.seed": "3", "NEW": "1"}
+    with pytest.raises(CheckpointError) as error:
+        restore_as(identified, changed, base=OTHER_BASE)
     assert error.value.exit_code == 4
+    assert str(error.value) == (
+        f"The run in {identified}/checkpoints/5 is another one than is configured now:\n"
+        "  NEW: was not set, is 1\n"
+        "  TASK: was 'sst2', is 'rte'\n"
+        "  base model: was abababababab, is cdcdcdcdcdcd\n"
+        "  data: was ffffffff, is not set\n"
+        "Choose another MODEL_DIR, or go back to what it began with; to go on with these changes "
+        "set --gin.train.accept_changes=True."
+    )
+
+
+def test_changes_that_are_accepted_are_logged_and_noted(identified, caplog):
+    changed = IDENTITY | {"TASK": "'rte'"}
+    with (
+        caplog.at_level("INFO", "prompt_tuning"),
+        RunCheckpoints(
+            identified, base=OTHER_BASE, identity=changed, accept_changes=True
+        ) as checkpoints,
+    ):
+        state = checkpoints.restore(fresh())
+        checkpoints.save(state._replace(step=6))
+    assert [record.getMessage() for record in caplog.records] == [
+        "Changed since step 5: TASK: was 'sst2', is 'rte'.",
+        "Changed since step 5: base model: was abababababab, is cdcdcdcdcdcd.",
+    ]
+    assert restore_as(identified, changed, base=OTHER_BASE).step == 6
+
+
+@pytest.mark.parametrize("identities", [(IDENTITY, None), (None, IDENTITY)])
+def test_a_configuration_that_is_not_known_is_not_compared(tmp_path, identities):
+    before, now = identities
+    with RunCheckpoints(tmp_path, base=BASE, identity=before) as checkpoints:
+        checkpoints.save(drawn(fresh(), 5))
+    assert restore_as(tmp_path, now).step == 5
+    with pytest.raises(CheckpointError, match="base model: was"):
+        restore_as(tmp_path, now, base=OTHER_BASE)
+
+
+def as_first_written(folder, state):
+    """Saves as this program did before checkpoints had a record of their own."""
+    params, slots = jax.device_get((parameters.named(state.trainable), state.opt_state))
+    trees = {
+        "params": params,
+        "optimizer": {
+            jax.tree_util.keystr(path, simple=True, separator="|"): leaf
+            for path, leaf in jax.tree_util.tree_leaves_with_path(slots)
+        },
+        "meta": {"step": state.step, "base": BASE},
+    }
+    ocp.save_checkpointables(folder / "checkpoints" / str(state.step), trees)
+
+
+@every_trainable
+def test_a_run_of_an_older_version_is_still_read(tmp_path, trainable):
+    (tmp_path / "checkpoints").mkdir()
+    state = drawn(fresh(trainable), 5)
+    as_first_written(tmp_path, state)
+    with RunCheckpoints(tmp_path, base=BASE, identity=IDENTITY) as checkpoints:
+        assert_identical(checkpoints.restore(fresh(trainable)), state)
+    if trainable is BaseParam:
+        assert open_model(tmp_path).step == 5
+        again = with_slots(open_model(tmp_path), fresh(trainable))
+        assert_identical(again._replace(trainable=state.trainable, step=5), state)
 
 
 def test_a_run_of_another_trainable_is_not_resumed(tmp_path):

@@ -183,6 +183,39 @@ def test_the_operative_config_is_a_gin_file_that_repeats_the_run(folder):
     assert config.operative_config() == operative
 
 
+def test_the_operative_values_are_those_of_the_operative_config_by_name(folder):
+    lengths = "{'inputs': 512, 'of': (@a/toy.schedule(), %STEPS)}"
+    run("train.lengths = " + lengths, "train.schedule = @toy.schedule", "a/toy.schedule.base = 2")
+    values = config.operative_values()
+    assert values == {
+        "MODEL_DIR": "'/tmp/run'",
+        "PROMPT": "@toy.Prompt",
+        "PROMPT_LENGTH": "100",
+        "STEPS": "10",
+        "toy.Prompt.length": "%PROMPT_LENGTH",
+        "toy.Prompt.scale": "0.5",
+        "a/toy.schedule.base": "2",
+        "a/toy.schedule.warmup": "0",
+        "toy.train.dry_run": "False",
+        "toy.train.fault": "None",
+        "toy.train.lengths": lengths,
+        "toy.train.model_dir": "%MODEL_DIR",
+        "toy.train.optimizer": "None",
+        "toy.train.prompt": "%PROMPT",
+        "toy.train.schedule": "@toy.schedule",
+        "toy.train.steps": "%STEPS",
+    }
+
+
+def test_the_operative_values_of_two_runs_differ_where_their_settings_do(folder):
+    run("STEPS = 20")
+    first = config.operative_values()
+    run("PROMPT_LENGTH = 7")
+    second = config.operative_values()
+    changed = {name for name in first | second if first.get(name) != second.get(name)}
+    assert changed == {"STEPS", "PROMPT_LENGTH"}
+
+
 def test_nothing_is_logged_while_a_file_is_looked_for(folder, caplog):
     run(gin_search_paths=("nowhere",))
     assert caplog.records == []

@@ -1,16 +1,12 @@
 import random
+import subprocess
+import sys
 
 import pytest
 
 from prompt_tuning.__main__ import main
 from prompt_tuning.cli import demo
 from prompt_tuning.errors import ConfigError
-from tests.tiny_runs import forget_tasks
-
-
-@pytest.fixture(autouse=True)
-def no_task_of_an_earlier_demo():
-    forget_tasks()
 
 
 def rows(path):
@@ -58,6 +54,20 @@ def test_the_demo_shows_its_commands_and_what_came_of_them(tmp_path, capsys):
     assert f"--gin.MODEL_DIR=\"'{tmp_path}/prompt'\"" in shown
     assert "before tuning            0.0 %" in shown
     assert f"  {tmp_path}/prompt/prompt.safetensors\n" in shown
+
+
+def test_the_demo_needs_no_tensorflow(tmp_path):
+    code = (
+        "import sys\n"
+        "from prompt_tuning.__main__ import main\n"
+        "assert main(sys.argv[1:]) == 0\n"
+        "found = {'tensorflow', 'seqio'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    flags = ["demo", f"--output={tmp_path}", "--pretrain_steps=1", "--tune_steps=1"]
+    command = [sys.executable, "-c", code, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from flax import nnx
-from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX.proto.event_pb2 import Event
 
 from prompt_tuning.__main__ import main
@@ -82,7 +81,7 @@ def contents(folder):
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name != ".lock"
     }
 
 
@@ -99,24 +98,6 @@ def scalars(folder):
             for value in event.summary.value:
                 found.setdefault(value.tag, {})[event.step] = value.simple_value
     return found
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    """Lets every run of this module but the first read its compiled programs from a file."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +203,8 @@ def test_every_form_of_the_prompt_holds_the_same_vectors(world):
     saved = PromptFile.load(run / "prompt.safetensors", base=base)
     assert (saved.base, saved.step) == (base, LAST)
     assert saved.base_name == str(world.folder / "base")
-    assert saved.task and saved.task in saved.config
+    assert saved.task == TASK
+    assert str(world.folder) in saved.config
     assert saved.details == {"combine": {"name": "prefix"}}
     written = lines(run / f"inference_eval/{saved.task}-metrics.jsonl")[-1]
     assert saved.metrics[f"inference_eval/{saved.task}/accuracy"] == written["accuracy"]
@@ -270,7 +252,8 @@ def test_the_teacher_forced_evaluation_is_written_for_people_and_for_tensorboard
 def test_the_answers_are_written_with_what_was_asked(world):
     folder = world.folder / "whole/inference_eval"
     written = lines(folder / f"{TASK}-metrics.jsonl")
-    assert [line.keys() for line in written] == [{"step", "accuracy"}] * 2
+    # So short a run answers nothing, or always the same.
+    assert [line.keys() for line in written] == [{"step", "accuracy", "alarm"}] * 2
     assert scalars(folder / TASK) == {"eval/accuracy": {24: 0.0, LAST: 0.0}}
 
     header, *rows = (world.folder / "validation.tsv").read_text().splitlines()

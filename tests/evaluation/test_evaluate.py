@@ -9,6 +9,7 @@ from prompt_tuning.data.batches import OnePassBatches, assemble, fixed
 from prompt_tuning.data.examples import Example
 from prompt_tuning.evaluation import Decoded, TeacherForced
 from prompt_tuning.losses import Loss
+from prompt_tuning.partitioning import placement
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.training.metrics import finish
 from prompt_tuning.training.state import split_model
@@ -56,6 +57,10 @@ class Split:
 
     examples: list
 
+    @property
+    def longest(self):
+        return tuple(max(map(len, feature)) for feature in zip(*self.examples, strict=True))
+
     def targets(self):
         return [np.int64(index) for index in range(len(self.examples))]
 
@@ -75,12 +80,17 @@ class Split:
         }
 
 
-def decode(model, vocabulary, examples, batch_size):
+def replicated(place):
+    """Returns how the two states are put where `place` puts a batch."""
+    return place.__self__.replicated if place else lambda state: state
+
+
+def decode(model, vocabulary, examples, batch_size, place=None):
     evaluation = Decoded(
         name="tiny", split=Split(examples), vocabulary=vocabulary, batch_size=batch_size
     )
     graph, prompt, frozen = split_model(model, PromptParam)
-    return evaluation.prepare(graph)(prompt, frozen)
+    return evaluation.prepare(graph, place)(*map(replicated(place), (prompt, frozen)))
 
 
 @pytest.fixture(scope="module")
@@ -141,18 +151,18 @@ def direct(model):
     return total
 
 
-def evaluate(model, **settings):
-    evaluation = TeacherForced(name="tiny", batch_size=3, **settings)
+def evaluate(model, *, examples=EXAMPLES, place=None, **settings):
+    evaluation = TeacherForced(name="tiny", split=Split(examples), batch_size=3, **settings)
     graph, prompt, frozen = split_model(model, PromptParam)
-    return evaluation.prepare(graph)(prompt, frozen)
+    return evaluation.prepare(graph, place)(*map(replicated(place), (prompt, frozen)))
 
 
 SAME_WHATEVER_THE_PADDING = ("loss", "z_loss", "correct", "predicted", "weights")
 
 
 def test_the_teacher_forced_loss_is_the_one_over_the_unpadded_split(model, direct):
-    metrics, rows = evaluate(model, examples=EXAMPLES)
-    assert rows == []
+    metrics, rows, alarms = evaluate(model)
+    assert rows == alarms == []
     expected = finish(direct | {"steps": 3})
     assert metrics.keys() == expected.keys()
     for name in ("loss", "z_loss", "loss_per_nonpadding_target_token", "accuracy"):
@@ -171,7 +181,35 @@ def test_the_loss_is_the_same_with_fixed_lengths_as_with_buckets(model, direct):
 
 
 def test_an_evaluation_stops_after_as_many_batches_as_asked_for(model):
-    metrics, _ = evaluate(model, examples=EXAMPLES, steps=1)
+    metrics, _, _ = evaluate(model, steps=1)
     assert metrics["effective_batch_size/encoder_input_tokens"] == 3
     first = [len(example.targets) for example in EXAMPLES[:3]]
     assert metrics["non_padding_fraction/decoder_target_tokens"] == sum(first) / (3 * 4)
+
+
+DEVICES = pytest.mark.parametrize("devices", [1, 3, 8])
+
+
+@DEVICES
+def test_the_answers_are_the_same_on_any_number_of_devices(model, vocabulary, decoded, devices):
+    found = decode(model, vocabulary, EXAMPLES, 3, placement(devices).batch)
+    assert found == decoded
+
+
+@DEVICES
+def test_the_teacher_forced_metrics_are_the_same_on_any_number_of_devices(model, devices):
+    expected = evaluate(model).metrics
+    found = evaluate(model, place=placement(devices).batch).metrics
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == (value if devices == 1 else pytest.approx(value, rel=1e-6)), name
+
+
+def test_answers_that_are_all_the_same_raise_an_alarm(model, vocabulary):
+    same = decode(model, vocabulary, [EXAMPLES[0]] * 3, 3)
+    [alarm] = same.alarms
+    assert alarm.startswith("All 3 answers are ")
+
+
+def test_answers_that_differ_raise_none(decoded):
+    assert decoded.alarms == []

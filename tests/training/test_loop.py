@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 import re
 import time
 
@@ -16,6 +17,7 @@ from prompt_tuning.training.optimizer import adafactor
 from prompt_tuning.training.schedules import learning_rate
 from prompt_tuning.training.state import RunState, split_model, start
 from prompt_tuning.training.step import make_train_step
+from prompt_tuning.training.watchdog import Watchdog
 from tests.reference_models import CONFIGS, reference_batches, reference_model
 
 # Small enough that the prompt moves by more than rounding only, and different at every step.
@@ -66,11 +68,19 @@ def fingerprint(state):
 
 
 def copied(state):
-    return RunState(*jax.device_get((state.trainable, state.opt_state)), state.step)
+    arrays = jax.device_get((state.trainable, state.opt_state))
+    return RunState(*arrays, state.step, state.pending)
+
+
+def reloaded(state):
+    """Returns a state as if it had been saved and restored."""
+    state = copied(state)
+    return state._replace(pending=json.loads(json.dumps(state.pending)))
 
 
 def assert_identical(ours, theirs):
     assert ours.step == theirs.step
+    assert ours.pending == theirs.pending
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -113,7 +123,7 @@ def test_an_action_sees_the_state_after_its_step(train):
     assert_identical(seen[-1], copied(final))
     for state in seen:
         alone, _ = train(1, state.step)
-        assert_identical(state, copied(alone))
+        assert_identical(state._replace(pending=None), copied(alone))
 
 
 def test_a_resumed_loop_is_the_uninterrupted_one(train):
@@ -124,6 +134,76 @@ def test_a_resumed_loop_is_the_uninterrupted_one(train):
     for (step, ours), (same_step, theirs) in zip(early + late, all_metrics, strict=True):
         assert step == same_step
         assert numbers(ours) == numbers(theirs)
+
+
+def stopping_at(step, *, first):
+    """Returns what stops a loop before it goes on from `step`."""
+    asked = itertools.count(first)
+    return lambda: next(asked) == step
+
+
+@pytest.mark.parametrize("stopped", [2, 3, 5, 6, 7, 10])
+def test_a_run_stopped_anywhere_and_resumed_writes_the_same_lines(train, stopped):
+    whole, lines = train(2, 11, log_every=3)
+    assert [step for step, _ in lines] == [3, 6, 9, 11]
+    first, early = train(2, 11, log_every=3, stop=stopping_at(stopped, first=2))
+    assert first.step == stopped
+    assert (first.pending is None) == (stopped in (2, 3, 6))
+    resumed, late = train(stopped, 11, state=reloaded(first), log_every=3)
+    assert_identical(copied(resumed), copied(whole))
+    assert [step for step, _ in early + late] == [3, 6, 9, 11]
+    for (_, ours), (_, theirs) in zip(early + late, lines, strict=True):
+        assert numbers(ours) == numbers(theirs)
+
+
+def test_a_run_killed_after_any_save_and_resumed_writes_the_same_lines(train):
+    saved = []
+    saving = loop.Every(steps=1, action=lambda state: saved.append(reloaded(state)))
+    whole, lines = train(0, 8, log_every=5, actions=[saving])
+    assert [state.step for state in saved] == list(range(1, 9))
+    for state in saved[:-1]:
+        resumed, late = train(state.step, 8, state=copied(state), log_every=5)
+        assert_identical(copied(resumed), copied(whole))
+        expected = [line for line in lines if line[0] > state.step]
+        assert [(step, numbers(x)) for step, x in late] == [
+            (step, numbers(x)) for step, x in expected
+        ]
+
+
+def test_what_is_pending_is_the_sum_of_the_steps_since_the_last_line(train):
+    seen = {}
+    saving = loop.Every(steps=1, action=lambda state: seen.update({state.step: state.pending}))
+    _, each = train(1, 8, log_every=1)
+    train(1, 8, log_every=3, actions=[saving])
+    assert seen[3] is None and seen[6] is None and seen[8] is None
+    assert [seen[step]["steps"] for step in (2, 4, 5, 7)] == [1, 1, 2, 1]
+    losses = {step: values["loss"] for step, values in each}
+    assert seen[4]["loss"] == losses[4]
+    assert seen[5]["loss"] == losses[4] + losses[5]
+    assert all(type(value) is float for value in seen[5].values())
+
+
+def test_the_speed_of_a_resumed_interval_is_that_of_its_own_steps(train):
+    first, _ = train(0, 6, log_every=6, stop=stopping_at(4, first=0))
+    assert first.pending["encoder_input_tokens/sequences"] == 16
+    _, ((_, metrics), (_, later)) = train(4, 12, state=first, log_every=6)
+    assert metrics["effective_batch_size/encoder_input_tokens"] == 4
+    assert metrics["timing/seqs"] == 8
+    assert metrics["timing/steps_per_second"] == pytest.approx(2 / metrics["timing/seconds"])
+    assert later["timing/seqs"] == 24
+
+
+def test_a_stop_is_asked_for_before_every_step_and_reads_no_further_batch(train):
+    asked, batches = [], iter(BATCHES)
+
+    def stop():
+        asked.append(len(asked))
+        return len(asked) == 4
+
+    state, _ = train(10, 15, batches=batches, stop=stop)
+    assert state.step == 13
+    assert len(asked) == 4
+    assert len(list(batches)) == 2
 
 
 def test_dropout_follows_from_the_seed_and_the_step_alone(train):
@@ -182,6 +262,34 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_step(train):
     assert error.value.exit_code == 7
 
 
+@pytest.mark.parametrize("bad", range(11, 16))
+def test_the_first_step_that_diverged_is_named_with_its_batch(train, bad):
+    # What it does to the prompt makes every later loss NaN, too.
+    batches = [BATCHES[i] if 11 + i < bad else spoilt(BATCHES[i]) for i in range(5)]
+    message = f"The loss of step {bad} is nan. Its batch: examples of {bad}. Lower the learning"
+    with pytest.raises(DivergedError, match=f"^{re.escape(message)}"):
+        train(10, 15, batches=iter(batches), name_batch="examples of {}".format)
+
+
+def test_at_most_two_steps_are_under_way_when_a_bad_one_is_noticed(train):
+    read = []
+
+    def batches():
+        for number in range(1, 1000):
+            read.append(number)
+            yield spoilt(BATCHES[0]) if number == 5 else BATCHES[0]
+
+    with pytest.raises(DivergedError, match=r"^The loss of step 5 is nan"):
+        train(0, 1000, batches=batches(), log_every=1000)
+    assert read[-1] == 7
+
+
+def test_a_run_that_has_diverged_raises_when_it_is_stopped(train):
+    batches = iter([BATCHES[0], spoilt(BATCHES[1])])
+    with pytest.raises(DivergedError, match=r"^The loss of step 2 is nan"):
+        train(0, 15, batches=batches, stop=stopping_at(2, first=0))
+
+
 def test_no_action_sees_a_state_that_has_diverged(train):
     seen = []
     saving = loop.Every(steps=2, action=lambda state: seen.append(state.step))
@@ -189,6 +297,31 @@ def test_no_action_sees_a_state_that_has_diverged(train):
     with pytest.raises(DivergedError, match=r"^The loss of step 13 is nan"):
         train(10, 15, batches=batches, log_every=100, actions=[saving])
     assert seen == [12]
+
+
+@pytest.mark.parametrize("how", ["saved", "stopped"])
+def test_parameters_that_diverged_under_a_finite_loss_are_found(train, split, how):
+    # A gradient can overflow where its loss does not.
+    prompt, *_ = split
+    lost = start(jax.tree.map(jnp.copy, prompt), adafactor(SCHEDULE), step=10)
+    lost = lost._replace(opt_state=jax.tree.map(_lost, lost.opt_state))
+    seen = []
+    settings = {
+        "saved": {"actions": [loop.Every(steps=1, action=seen.append)]},
+        "stopped": {"stop": stopping_at(11, first=10)},
+    }
+    message = (
+        "The update of step 11 left values in the parameters that are not finite, though its loss "
+        "was. Its batch: some. Lower the learning rate, look at the batch of that step, or use "
+        "float32 activations to see whether it is the arithmetic."
+    )
+    with pytest.raises(DivergedError, match=f"^{re.escape(message)}$"):
+        train(10, 15, state=lost, name_batch=lambda step: "some", **settings[how])
+    assert seen == []
+
+
+def _lost(slot):
+    return jnp.full_like(slot, jnp.nan) if jnp.issubdtype(slot.dtype, jnp.floating) else slot
 
 
 def test_checking_for_an_action_leaves_the_logged_interval_whole(train):
@@ -235,3 +368,31 @@ def test_training_changes_the_prompt_and_not_the_base(train, split):
     state, _ = train(5, 8)
     assert fingerprint(frozen) == before
     assert fingerprint(state.trainable) != fingerprint(prompt)
+
+
+def still(seconds, values):
+    """Yields values, and takes its time over the 20th."""
+    for number, value in enumerate(values):
+        if number == 20:
+            time.sleep(seconds)
+        yield value
+
+
+@pytest.mark.parametrize("slow", ["input", "action", "compilation"])
+def test_a_watchdog_sees_slow_steps_but_not_actions_or_compilation(train, split, tmp_path, slow):
+    train(0, 1)  # compiled from here on
+    dog = Watchdog(tmp_path, at_least=0.5)
+    pause = loop.Every(steps=20, action=lambda state: time.sleep(2.0 * (slow == "action")))
+    batches = still(2.0 * (slow == "input"), [BATCHES[0]] * 25)
+    if slow == "compilation":
+        _, _, step = split
+        step.clear_cache()
+        short = dataclasses.replace(BATCHES[0], inputs=BATCHES[0].inputs[:, :5])
+        batches = iter([*[BATCHES[0]] * 20, *[short] * 5])
+    train(0, 25, batches=batches, actions=[pause], watchdog=dog)
+    assert [path.name for path in tmp_path.iterdir()] == (
+        [dog.path.name] if slow == "input" else []
+    )
+    if slow == "input":
+        assert " step 21\n" in dog.path.read_text()
+        assert "in still" in dog.path.read_text()

@@ -9,13 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
 from prompt_tuning.batch import Batch
 from prompt_tuning.errors import ConfigError
 from prompt_tuning.losses import Loss
-from prompt_tuning.training.metrics import Console, JsonLines, TensorBoard, Writers, finish
+from prompt_tuning.training.metrics import (
+    Console,
+    JsonLines,
+    TensorBoard,
+    Writers,
+    finish,
+    read_lines,
+)
 
 
 @pytest.fixture
@@ -173,6 +180,89 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert read(tmp_path) == [(1, {"loss": 1.0}), (2, {"loss": 2.0})]
 
 
+def test_a_resumed_run_writes_the_lines_after_its_checkpoint_again(tmp_path):
+    whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
+    for step in (10, 20, 30, 40):
+        JsonLines(whole).write(step, {"loss": 1 / step})
+        if step < 40:
+            JsonLines(resumed).write(step, {"loss": 1 / step})
+    (tmp_path / "resumed.jsonl.tmp").write_text("of a process that was killed just here")
+    again = JsonLines(resumed, last_step=20)
+    for step in (30, 40):
+        again.write(step, {"loss": 1 / step})
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"whole.jsonl", "resumed.jsonl"}
+
+
+def test_a_run_that_resumes_at_its_last_line_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    JsonLines(path).write(10, {"loss": 1.0})
+    before = path.stat()
+    JsonLines(path, last_step=10)
+    assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_a_line_may_hold_texts(tmp_path):
+    JsonLines(tmp_path / "m.jsonl").write(1, {"accuracy": 0.5, "alarm": "all the same: 'yes'"})
+    assert lines(tmp_path / "m.jsonl") == [
+        {"step": 1, "accuracy": 0.5, "alarm": "all the same: 'yes'"}
+    ]
+
+
+def test_numbers_are_read_back_up_to_a_step_and_without_what_is_torn(tmp_path):
+    path = tmp_path / "m.jsonl"
+    assert read_lines(path, last_step=9) == {}
+    writer = JsonLines(path)
+    writer.write(1, {"loss": 0.1 + 0.2, "alarm": "text"})
+    writer.write(2, {"loss": math.inf})
+    writer.write(3, {"loss": 1.0})
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    found = read_lines(path, last_step=2)
+    assert (found[1], found.keys()) == ({"loss": 0.1 + 0.2}, {1, 2})
+    assert math.isnan(found[2]["loss"])
+    assert read_lines(path, last_step=9).keys() == {1, 2, 3}
+
+
+@pytest.mark.parametrize("name", ["JsonLines", "TensorBoard"])
+def test_a_full_disk_leaves_no_half_record(tmp_path, name):
+    path = tmp_path / "metrics.jsonl" if name == "JsonLines" else tmp_path / "board"
+    program = f"""
+import resource
+from prompt_tuning.training.metrics import {name}
+writer = {name}({str(path)!r})
+writer.write(1, {{"loss": 1.0}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (120, -1))
+try:
+    writer.write(2, {{f"metric_{{i}}": 1.0 for i in range(50)}})
+    raise AssertionError("there is no room")
+except OSError as error:
+    print(error.strerror)
+resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+writer.write(2, {{"loss": 2.0}})
+"""
+    root = pathlib.Path(__file__).parents[2]
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (0, "File too large\n"), ran.stderr
+    expected = [(1, {"loss": 1.0}), (2, {"loss": 2.0})]
+    assert FILES[name][1](tmp_path if name == "JsonLines" else path) == expected
+
+
+def test_tensorboard_forgets_what_a_resumed_run_writes_again(tmp_path):
+    first = TensorBoard(tmp_path)
+    for step in (10, 20, 30):
+        first.write(step, {"loss": 1.0})
+    TensorBoard(tmp_path, last_step=20).write(30, {"loss": 2.0})
+    _, file = sorted(tmp_path.iterdir())
+    version, start, scalars = [Event.FromString(record) for record in records(file)]
+    # TensorBoard purges the events from this step on when the file states its version first.
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (21, SessionLog.START)
+    assert scalars.step == 30
+
+
 def test_a_torn_last_line_is_dropped_and_the_whole_ones_stay(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
@@ -238,6 +328,9 @@ def test_object_stores_get_the_lines_of_every_run():
     second.write(3, {"loss": 3.0})
     written = OBJECTS["objects://bucket/metrics.jsonl"].decode().splitlines()
     assert [json.loads(line)["step"] for line in written] == [1, 2, 3]
+    JsonLines("objects://bucket/metrics.jsonl", last_step=2).write(5, {"loss": 3.0})
+    written = OBJECTS["objects://bucket/metrics.jsonl"].decode().splitlines()
+    assert [json.loads(line)["step"] for line in written] == [1, 2, 5]
 
 
 def test_object_stores_get_the_same_events_as_a_folder(tmp_path):

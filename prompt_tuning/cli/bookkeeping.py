@@ -1,0 +1,79 @@
+"""What happens to the states of a run: they are saved, evaluated and compared.
+
+All of it can be done again for the same state and comes out the same: a run that was stopped
+between two of its writes makes up for what is missing when it goes on.
+"""
+
+from collections.abc import Mapping
+
+from prompt_tuning.checkpoints.run import RunCheckpoints
+from prompt_tuning.cli.outputs import Evaluations, Prompts
+from prompt_tuning.cli.source import Place
+from prompt_tuning.training.monitor import Monitor
+from prompt_tuning.training.state import RunState
+
+
+class Bookkeeping:
+    """Saves and evaluates the states of one run.
+
+    Args:
+        checkpoints: of the run.
+        prompts: files of the prompt; None for a run that trains a model.
+        evaluations: of a state.
+        monitor: what is best, and when to stop early.
+        data: the run's place in it.
+        restored: the state that the run goes on from, if there is one.
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoints: RunCheckpoints,
+        prompts: Prompts | None,
+        evaluations: Evaluations,
+        monitor: Monitor | None,
+        data: Place,
+        restored: RunState | None,
+    ):
+        self._checkpoints = checkpoints
+        self._prompts = prompts
+        self._evaluations = evaluations
+        self._monitor = monitor
+        self._data = data
+        self._saved = None if restored is None else restored.step
+        if monitor is not None and (best := monitor.best(self._watched())) is not None:
+            checkpoints.protect(best)
+
+    def save(self, state: RunState, *, wait: bool = False) -> None:
+        """Saves a state, in the background unless it is to be waited for."""
+        # The prompt first: a checkpoint says that everything up to its step is there.
+        if self._prompts is not None and self._saved != state.step:
+            self._prompts.save(state)
+        self._saved = state.step
+        details, data = self._data.saved_at(state.step)
+        self._checkpoints.save(state, details=details, data=data, wait=wait)
+
+    def evaluate(self, state: RunState) -> None:
+        """Evaluates a state, notes what was found, and keeps it apart if it is the best so far."""
+        metrics = self._evaluations(state)
+        if metrics is None:
+            return  # It is made up for when the run goes on.
+        if self._prompts is not None and self._saved == state.step:
+            self._prompts.save(state, metrics)
+        if self._monitor is not None and self._monitor.best(self._watched()) == state.step:
+            self.save(state)
+            self._checkpoints.protect(state.step)
+            if self._prompts is not None:
+                self._prompts.save_best(state, metrics)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the run has gone without improvement for as long as its monitor allows."""
+        return self._monitor is not None and self._monitor.exhausted(self._watched())
+
+    def _watched(self) -> Mapping[int, float]:
+        """The history of the metric that is monitored; empty before the first evaluation."""
+        history = self._evaluations.history()
+        if self._monitor is None or not history:
+            return {}
+        return history[self._monitor.resolve(history)]

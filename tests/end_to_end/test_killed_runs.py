@@ -1,0 +1,112 @@
+"""Runs that are killed, stopped or moved end like runs that were not, and never half."""
+
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from prompt_tuning.checkpoints import load_vectors
+from tests.run_processes import LAST, after, make_world, outcome, when
+
+PREEMPTED = 75
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def whole(world):
+    """The run that nobody disturbs: how it ends, and how long it takes."""
+    folder = world.folder / "whole"
+    world.finish(folder / "first", folder / "cache")  # compiles for all others
+    began = time.monotonic()
+    code, said = world.finish(folder / "run", folder / "other_cache")
+    assert code == 0, said
+    return outcome(folder / "run"), time.monotonic() - began
+
+
+def moments(seed, seconds, run, cache):
+    """Yields where to kill: anywhere, while a checkpoint is written, while the cache is."""
+    rng = random.Random(seed)
+    return [
+        after(rng.uniform(0.3, 1.0) * seconds),
+        when(run / "checkpoints", "*tmp*", times=rng.randint(1, 15)),
+        when(cache, "*/*.tmp*"),
+        when(run / "numpy_checkpoints", "checkpoint_*", times=rng.randint(2, 18)),
+    ][seed % 4]
+
+
+def check_killed(world, whole, tmp_path, seed):
+    expected, seconds = whole
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    world.kill(run, cache, moments(seed, seconds, run, cache))
+    code, said = world.finish(run, cache)
+    assert code == 0, said
+    assert outcome(run) == expected
+    assert not list(tmp_path.rglob("*.tmp*")), "left-overs of the killed process"
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_killed_run_ends_like_one_that_was_not(world, whole, tmp_path, seed):
+    check_killed(world, whole, tmp_path, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_twenty_killed_runs_end_like_one_that_was_not(world, whole, tmp_path, seed):
+    check_killed(world, whole, tmp_path, seed)
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+def test_a_run_that_is_told_to_stop_saves_and_goes_on(world, whole, tmp_path, signals):
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    process = world.start(run, cache)
+    when(run / "numpy_checkpoints", "checkpoint_*", times=4)(process)
+    for one in signals:
+        process.send_signal(one)
+        time.sleep(0.2)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == PREEMPTED, said
+    assert "start the same command again" in said
+    code, said = world.finish(run, cache)
+    assert code == 0, said
+    assert outcome(run) == whole[0]
+    code, said = world.finish(run, cache)
+    assert code == 0
+    assert "finished" in said
+    assert outcome(run) == whole[0]
+
+
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_run_goes_on_with_other_devices(world, whole, tmp_path, devices):
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    world.kill(run, cache, when(run / "numpy_checkpoints", "checkpoint_*", times=8))
+    code, said = world.finish(run, cache, devices=devices)
+    assert code == 0, said
+    (_, expected), (_, found) = whole[0], outcome(run)
+    # The steps are the same, on the same examples; sums over devices round otherwise.
+    for name, rows in expected.items():
+        assert [row["step"] for row in found[name]] == [row["step"] for row in rows]
+    np.testing.assert_allclose(
+        load_vectors(run),
+        load_vectors(world.folder / "whole/run"),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+
+
+def test_two_trainers_do_not_share_a_folder(world, whole, tmp_path):
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    first = world.start(run, cache, f"--gin.TRAIN_STEPS={LAST + 2000}")
+    when(run / "numpy_checkpoints", "checkpoint_*", times=2)(first)
+    code, said = world.finish(run, cache, f"--gin.TRAIN_STEPS={LAST + 2000}")
+    assert code == 4
+    assert str(first.pid) in said
+    first.kill()
+    first.communicate()
+    code, said = world.finish(run, cache)
+    assert code == 0 and "finished" in said
