@@ -1,5 +1,6 @@
 """Every test runs on 8 CPU devices, with shapes checked and no silent promotion of arrays."""
 
+import logging
 import os
 import pathlib
 
@@ -44,6 +45,15 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PROMPT_TUNING_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """No test sees the handlers that a command of another one has set."""
+    yield
+    log = logging.getLogger("prompt_tuning")
+    log.handlers, log.propagate = [], True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

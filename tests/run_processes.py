@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -86,6 +87,24 @@ class World:
         process = self.start(model_dir, cache_dir, *flags, devices=devices)
         _, said = process.communicate(timeout=300)
         return process.returncode, said
+
+    def finish_together(self, model_dir, cache_dir, *, processes, moment=None):
+        """Runs in several connected processes to the end, or kills all of them at a moment."""
+        with socket.socket() as listening:
+            listening.bind(("localhost", 0))
+            port = listening.getsockname()[1]
+        connected = ["--multiprocess_gpu", f"--coordinator_address=localhost:{port}"]
+        connected += [f"--process_count={processes}"]
+        started = [
+            self.start(model_dir, cache_dir, *connected, f"--process_index={index}")
+            for index in range(processes)
+        ]
+        if moment is not None:
+            moment(started[0])
+            for process in started:
+                process.kill()
+        said = [process.communicate(timeout=300)[1] for process in started]
+        return [process.returncode for process in started], said
 
     def kill(self, model_dir, cache_dir, moment, *flags):
         """Starts a run and kills it at a moment; returns whether it was still running."""

@@ -89,7 +89,8 @@ def fill(
     """
     check_architecture(model.config, contents)
     graph, base, rest = nnx.split(model, BaseParam, ...)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    # One of this process: the first of all devices is another process's for most.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     filled = []
     for path, leaf in nnx.to_flat_state(base):
         name = "/".join(map(str, path))

@@ -27,7 +27,7 @@ class RunCheckpoints:
 
     A checkpoint appears under its number only when it is whole, so that a killed run finds either
     the new one or the one before. Use as a context manager: leaving it waits for the last write.
-    With several processes each calls everything, and the first one writes.
+    With several processes each calls everything, the first one writes, and `save` waits for it.
 
     Args:
         model_dir: the run's folder, the same one for all processes. Whoever saves holds its
@@ -83,7 +83,7 @@ class RunCheckpoints:
         data: Mapping[str, bytes] | None = None,
         wait: bool = False,
     ) -> None:
-        """Copies the state off the device and writes it in the background.
+        """Copies the state off the device and writes it in the background (of a single process).
 
         A step that is saved already is not saved again.
 
@@ -103,7 +103,12 @@ class RunCheckpoints:
         if self._last_saved != state.step:
             self._last_saved = state.step
             tree = self._tree(state, details or {}, data or {})
-            self._writing = self._thread.submit(self._write, state.step, tree)
+            if jax.process_count() > 1:
+                # Orbax lets the devices of all processes meet, in the middle of which no other
+                # thread may give them a step.
+                self._write(state.step, tree)
+            else:
+                self._writing = self._thread.submit(self._write, state.step, tree)
         if wait:
             self.wait()
 

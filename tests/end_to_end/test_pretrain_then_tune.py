@@ -112,6 +112,7 @@ def world(programs, tmp_path_factory):
         binding("VOCABULARY_FILE", folder / "small.model"),
         "--gin.ACTIVATION_DTYPE='float32'",
         "--gin.BATCH_SIZE=8",
+        "--gin.train.devices=1",
     ]
     base_flags = [
         *common,

@@ -78,11 +78,12 @@ def saved_steps(run):
 
 def test_the_best_prompt_and_its_checkpoint_are_kept(train, tmp_path):
     run = tmp_path / "run"
-    # So large a rate makes the loss go up and down.
-    assert train(*MONITOR, "--gin.LEARNING_RATE=3.0")[0] == 0
+    # The loss only falls: the best of the wrong mode is not the last.
+    assert train(*MONITOR, "--gin.monitor.Monitor.mode='max'")[0] == 0
     losses = {row["step"]: row["loss"] for row in lines(run / "training_eval/films-metrics.jsonl")}
-    best = min(losses, key=losses.get)
+    best = max(losses, key=losses.get)
     assert len(losses) == 4
+    assert best < LAST
     file = PromptFile.load(run / "best/prompt.safetensors")
     assert file.step == best
     assert file.metrics["training_eval/films/loss"] == losses[best]
@@ -154,7 +155,6 @@ def test_where_things_lie_and_what_is_measured_may_change(train, tmp_path):
         "--gin.EVAL_PERIOD=3",
         "--gin.KEEP_CHECKPOINTS=2",
         "--gin.EVAL_SPLIT=None",
-        "--gin.train.devices=2",
     )
     assert code == 0, said
 
@@ -239,7 +239,9 @@ def room(size):
         signal.signal(signal.SIGXFSZ, before)
 
 
-@pytest.mark.parametrize("size", [0, 100, 600, 3000])
+@pytest.mark.parametrize(
+    "size", [0, 3000, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 600))]
+)
 def test_without_room_a_run_exits_with_4_and_goes_on_when_there_is_some(
     train, whole, tmp_path, size
 ):
@@ -405,7 +407,9 @@ sys.exit(code or (f"imported {found}" if found else 0))
 """
 
 
-@pytest.mark.parametrize("kind", ["a file", "a folder of cached splits"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("a file", marks=pytest.mark.slow), "a folder of cached splits"]
+)
 def test_neither_a_file_nor_a_cached_split_imports_tensorflow(
     train_task, flags, world, tmp_path, kind
 ):

@@ -187,7 +187,8 @@ def test_an_evaluation_stops_after_as_many_batches_as_asked_for(model):
     assert metrics["non_padding_fraction/decoder_target_tokens"] == sum(first) / (3 * 4)
 
 
-DEVICES = pytest.mark.parametrize("devices", [1, 3, 8])
+SLOW = [pytest.param(devices, marks=pytest.mark.slow) for devices in (1, 8)]
+DEVICES = pytest.mark.parametrize("devices", [3, *SLOW])
 
 
 @DEVICES

@@ -129,7 +129,7 @@ def close(found, expected):
 @pytest.mark.parametrize(
     ("devices", "microbatches", "factor"),
     [
-        (3, 1, None),
+        pytest.param(3, 1, None, marks=pytest.mark.slow),
         (8, 2, "AVERAGE_PER_SEQUENCE"),
         *(pytest.param(8, 2, factor, marks=pytest.mark.slow) for factor in OTHER_FACTORS),
     ],

@@ -57,6 +57,7 @@ def run(*, processes, devices):
     return [json.loads(lines.splitlines()[-1]) for lines in printed]
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_answer_as_one_does():
     [alone] = run(processes=1, devices=1)
     found = run(processes=2, devices=2)
