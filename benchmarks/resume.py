@@ -112,7 +112,7 @@ def train(
         "file_task.FileTask.inputs": "sst2 sentence: {sentence}",
         "file_task.FileTask.targets": "{label}",
         "file_task.FileTask.names": {"label": ["negative", "positive"]},
-        "T5Config.vocab_size": SentencePieceVocabulary(arguments.vocabulary).size,
+        "t5_config.vocab_size": SentencePieceVocabulary(arguments.vocabulary).size,
         "BATCH_SIZE": 32,
         "TRAIN_STEPS": steps,
         "STATS_PERIOD": 1,

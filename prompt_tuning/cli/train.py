@@ -175,6 +175,7 @@ def train(
         stack.enter_context(_full_disk_explained(folder))
         if is_main():
             stack.enter_context(RunLock(folder))
+            storage.remove_partial(folder)
         checkpoints = stack.enter_context(
             RunCheckpoints(
                 folder,
@@ -233,11 +234,6 @@ def train(
         if state.step < last_step and not (books.exhausted or preemption.requested):
             log.info("%s", data.summary())
             _describe(folder, module)
-            writers = Writers(
-                Console(),
-                JsonLines(folder / "train" / "metrics.jsonl", last_step=state.step),
-                TensorBoard(folder / "train", last_step=state.step),
-            )
             batches = stack.enter_context(
                 contextlib.closing(prefetch(data.batches(state.step), place=place))
             )
@@ -249,7 +245,7 @@ def train(
                 total_steps=last_step,
                 key=key,
                 learning_rate=optimizer.learning_rate,
-                write=writers.write,
+                write=_writers(folder, state.step).write,
                 log_every=stats_period,
                 actions=[
                     loop.Every(steps=saving.period, action=books.save),
@@ -404,6 +400,17 @@ def _counts(chosen: nnx.State, frozen: nnx.State) -> str:
     trained, kept = parameters.count(chosen), parameters.count(frozen)
     tensors = len(parameters.named(chosen))
     return f"Training {tensors} tensors, {trained:,} of {trained + kept:,} parameters."
+
+
+def _writers(folder: epath.Path, step: int) -> Writers:
+    """Returns where the metrics of training go; on all processes but the first nowhere."""
+    if not is_main():
+        return Writers()
+    return Writers(
+        Console(),
+        JsonLines(folder / "train" / "metrics.jsonl", last_step=step),
+        TensorBoard(folder / "train", last_step=step),
+    )
 
 
 def _describe(folder: epath.Path, module: T5) -> None:

@@ -86,7 +86,7 @@ class Writer(Protocol):
 
 
 class Writers:
-    """Writes to each of several writers; to none, on every process but the first."""
+    """Writes to each of several writers, or to none."""
 
     def __init__(self, *writers: Writer) -> None:
         self._writers = writers

@@ -9,7 +9,9 @@ import sys
 import textwrap
 
 import pytest
+from etils import epath
 
+from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.errors import CheckpointError
 from tests.checkpoints.test_run import assert_identical, drawn, fresh, restore, save, saved_steps
@@ -259,6 +261,7 @@ jax.distributed.initialize(f"127.0.0.1:{port}", 2, index, initialization_timeout
 import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
+from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.prompts import PromptParam
@@ -321,3 +324,14 @@ def unused_port():
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return one.getsockname()[1]
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    partial = [f"a.tmp-{'0f' * 16}", f"deep/b.safetensors.tmp-{'12' * 16}"]
+    others = ["a", "deep/b.safetensors", "notes.tmp-old", f"c.tmp-{'0f' * 16}.md"]
+    (tmp_path / "deep").mkdir()
+    for name in [*partial, *others]:
+        (tmp_path / name).write_text("")
+    storage.remove_partial(epath.Path(tmp_path))
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(others)

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import pathlib
+import re
 import uuid
 from collections.abc import Iterator
 
@@ -11,6 +13,8 @@ from prompt_tuning.errors import CheckpointError, nearest
 
 # From the scheme of a path to the key-value store that tensorstore reads it with.
 _BUCKETS = {"gs": "gcs", "s3": "s3"}
+# What `_beside` calls a file or folder that is being written.
+_PARTIAL = re.compile(r"\.tmp-[0-9a-f]{32}$")
 
 
 def kvstore(path: epath.Path) -> dict[str, str]:
@@ -109,6 +113,18 @@ def write_whole(path: epath.Path, content: bytes) -> None:
     """Writes a file so that it is either whole or absent; replaces what was there."""
     with replaced_file(path) as partial:
         partial.write_bytes(content)
+
+
+def remove_partial(folder: epath.Path) -> None:
+    """Removes what killed writers have left below a folder that nobody else writes into now.
+
+    An object store has none of it: objects come to be whole.
+    """
+    if "://" in os.fspath(folder):
+        return
+    for path in pathlib.Path(folder).rglob("*.tmp-*"):
+        if _PARTIAL.search(path.name) and path.is_file():
+            path.unlink()
 
 
 def _beside(path: epath.Path) -> epath.Path:
