@@ -61,6 +61,11 @@ class World:
 
     def start(self, model_dir, cache_dir, *flags, devices=1, stderr=None):
         """Starts a run as a process of its own."""
+        arguments = ["train", *self.flags(model_dir, cache_dir), *flags]
+        return self.command(*arguments, devices=devices, stderr=stderr)
+
+    def command(self, *arguments, devices=1, stderr=None):
+        """Starts a command as a process of its own."""
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",
@@ -71,10 +76,9 @@ class World:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        command = [sys.executable, "-m", "prompt_tuning", "train"]
         with heeding_ctrl_c():
             return subprocess.Popen(
-                [*command, *self.flags(model_dir, cache_dir), *flags],
+                [sys.executable, "-m", "prompt_tuning", *arguments],
                 env=environment,
                 cwd=ROOT,
                 stdout=subprocess.DEVNULL,
@@ -168,13 +172,16 @@ def when(folder, pattern, *, times=1):
 
 def outcome(model_dir):
     """Returns all that a run says: the bytes of its last prompt, and every number it logged."""
-    model_dir = pathlib.Path(model_dir)
     prompt = model_dir / f"numpy_checkpoints/checkpoint_{LAST}/encoder.prompt.prompt.prompt"
-    logged = {
+    return prompt.read_bytes(), logged(model_dir)
+
+
+def logged(model_dir):
+    """Returns every number that a run has logged, timings aside."""
+    return {
         str(path.relative_to(model_dir)): _lines(path)
         for path in sorted(model_dir.rglob("*metrics.jsonl"))
     }
-    return prompt.read_bytes(), logged
 
 
 def _lines(path):

@@ -41,6 +41,8 @@ class Bookkeeping:
         self._monitor = monitor
         self._data = data
         self._saved = None if restored is None else restored.step
+        if monitor is not None:
+            monitor.check(evaluations.prefixes)
         if monitor is not None and (best := monitor.best(self._watched())) is not None:
             checkpoints.protect(best)
 

@@ -114,6 +114,11 @@ class Evaluations:
             found |= _prefixed(one.prefix, metrics)
         return found
 
+    @property
+    def prefixes(self) -> list[str]:
+        """What the names of all metrics begin with, as in `inference_eval/sst2/`."""
+        return [one.prefix for one in self._logs]
+
     def history(self) -> dict[str, dict[int, float]]:
         """Returns all that was measured so far: name, step, value."""
         found: dict[str, dict[int, float]] = {}

@@ -7,6 +7,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -47,6 +48,7 @@ TRAINABLE = {"prompt": PromptParam, "model": BaseParam}
 log = logging.getLogger("prompt_tuning")
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,10 +58,22 @@ class Saving:
     period: int = 1000
     keep: int | None = 1
 
+    def __post_init__(self):
+        if self.keep is not None and self.keep < 1:
+            raise ConfigError(
+                f"Saving.keep is {self.keep}, expected 1 or more checkpoints, or None for all. Set "
+                "KEEP_CHECKPOINTS."
+            )
 
-def run(arguments: RunArguments) -> int:
-    """Trains as the gin files and bindings say; returns the exit code."""
-    start_logging()
+
+def run(arguments: RunArguments, **given: Any) -> int:
+    """Trains as the gin files and bindings say; returns the exit code.
+
+    Args:
+        arguments: of the command line.
+        **given: arguments of `train` that have precedence over gin's.
+    """
+    _start_logging()
     _use_folders(arguments)
     config.parse(arguments)
     if arguments.multiprocess_gpu:
@@ -71,7 +85,7 @@ def run(arguments: RunArguments) -> int:
         )
     # Around the reading of data and models too, which may take minutes.
     with Preemption() as preemption:
-        config.call(train, preemption=preemption, dry_run=arguments.dry_run)
+        config.call(train, preemption=preemption, dry_run=arguments.dry_run, **given)
     return 0
 
 
@@ -172,7 +186,7 @@ def train(
     if base and trainable == "model":
         fresh = base_model.with_slots(base, fresh)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_full_disk_explained(folder))
+        stack.enter_context(_writing_explained(folder))
         if is_main():
             stack.enter_context(RunLock(folder))
             storage.remove_partial(folder)
@@ -273,17 +287,23 @@ def train(
 
 
 @contextlib.contextmanager
-def _full_disk_explained(folder: epath.Path) -> Iterator[None]:
-    """Says of a full disk what is lost: nothing."""
+def _writing_explained(folder: epath.Path) -> Iterator[None]:
+    """Says of a full disk what is lost, nothing, and of a bad MODEL_DIR which it is."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise CheckpointError(
-            f"{error.filename or folder} could not be written ({error.strerror}). What was saved "
-            "before is whole. Make room and start the same command again."
-        ) from error
+        where = f"{error.filename or folder!s} could not be written ({error.strerror})."
+        if error.errno in _NO_ROOM:
+            raise CheckpointError(
+                f"{where} What was saved before is whole. Make room and start the same command "
+                "again."
+            ) from error
+        # Of others, such as a file that a metric reads, the traceback says more.
+        if error.errno in _NO_FOLDER and str(error.filename).startswith(str(folder)):
+            raise CheckpointError(
+                f"{where} Set MODEL_DIR to a folder that can be written."
+            ) from error
+        raise
 
 
 def _use_folders(arguments: RunArguments) -> None:
@@ -298,7 +318,7 @@ def _use_folders(arguments: RunArguments) -> None:
         )
 
 
-def start_logging() -> None:
+def _start_logging() -> None:
     """Sends the program's own messages to stderr, whatever the libraries do with theirs."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))

@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from prompt_tuning.data import cache, lines, split_files
+from etils import epath
+
+from prompt_tuning.data import cache, lines, split_files, tables
 from prompt_tuning.data.batches import Buckets, ExampleBatches, MixtureBatches
 from prompt_tuning.data.task_split import TaskSplit
-from prompt_tuning.errors import ConfigError
+from prompt_tuning.errors import ConfigError, DataError
 from prompt_tuning.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -68,6 +70,11 @@ def task_split(
             max_examples=max_examples,
         )
     if cache.is_cached(name):
+        if epath.Path(name).is_file():
+            raise DataError(
+                f"MIXTURE_OR_TASK_NAME is the file {name!r}. Its name should end with one of: "
+                f"{tables.endings()}."
+            )
         if max_examples is not None:
             raise ConfigError(
                 f"task_split.max_examples is {max_examples}, but {name!r} is the folder of a "

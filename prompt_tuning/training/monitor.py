@@ -46,6 +46,25 @@ class Monitor:
                     f"Monitor.{name} is {getattr(self, name)}, expected a number from 0."
                 )
 
+    def check(self, prefixes: Iterable[str]) -> None:
+        """Checks what can be known before the first evaluation: that the task is evaluated.
+
+        Args:
+            prefixes: of the names of all metrics, as in `inference_eval/sst2/`.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        known = sorted({prefix.partition("/")[2].rstrip("/") for prefix in prefixes})
+        task = self.metric.removeprefix("inference_eval/").removeprefix("training_eval/")
+        task = task.rpartition("/")[0]
+        if task not in known:
+            raise ConfigError(
+                f"Monitor.metric is {self.metric!r}, but the tasks that are evaluated are: "
+                f"{', '.join(known) or 'none (set EVAL_SPLIT)'}.{nearest(task, known)} Name one as "
+                "in 'task/accuracy'."
+            )
+
     def best(self, history: Mapping[int, float]) -> int | None:
         """Returns the step with the best value, the first of equals; None if there is none."""
         steps = [step for step in sorted(history) if not math.isnan(history[step])]

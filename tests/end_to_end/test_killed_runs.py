@@ -7,8 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from prompt_tuning.checkpoints import load_vectors
-from tests.run_processes import LAST, after, make_world, outcome, when
+from prompt_tuning.checkpoints import load_vectors, open_model
+from tests.run_processes import LAST, after, logged, make_world, outcome, when
+from tests.small_vocabulary import SENTENCES
+from tests.tiny_runs import binding
 
 PREEMPTED = 75
 
@@ -82,6 +84,42 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(world, whole, tmp_path, si
     assert code == 0
     assert "finished" in said
     assert outcome(run) == whole[0]
+
+
+@pytest.mark.slow
+def test_pretraining_that_is_told_to_stop_goes_on(world, tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n\n".join(SENTENCES * 20))
+    arguments = [
+        "pretrain",
+        "--gin_file=models/ours_tiny.gin",
+        "--gin_file=runs/pretrain.gin",
+        binding("VOCABULARY_FILE", world.folder / "small.model"),
+        binding("CORPUS", tmp_path / "*.txt"),
+        binding("CACHE_DIR", tmp_path / "cache"),
+        "--gin.INPUT_LENGTH=32",
+        "--gin.BATCH_SIZE=8",
+        "--gin.SAVE_PERIOD=5",
+        "--gin.TRAIN_STEPS=60",
+        "--gin.train.stats_period=7",
+    ]
+    outcomes = []
+    for name in ("whole", "stopped"):
+        run = tmp_path / name
+        folder = binding("MODEL_DIR", run)
+        if name == "stopped":
+            process = world.command(*arguments, folder)
+            when(run / "checkpoints", "[0-9]*", times=3)(process)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == PREEMPTED, said
+        process = world.command(*arguments, folder)
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        model = open_model(run)
+        assert model.step == 60
+        arrays = {name: one.load().tobytes() for name, one in model.tensors.items()}
+        outcomes.append((arrays, logged(run)))
+    assert outcomes[0] == outcomes[1]
 
 
 @pytest.mark.slow

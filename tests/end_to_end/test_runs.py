@@ -109,10 +109,35 @@ def test_without_improvement_a_run_ends_early_and_stays_ended(train, tmp_path):
     assert PromptFile.load(run / "prompt.safetensors").step == LAST
 
 
-def test_a_metric_that_nothing_measures_is_refused(train):
+def test_a_metric_that_nothing_measures_is_refused(train, tmp_path):
     code, said = train(*MONITOR, "--gin.monitor.Monitor.metric='films/los'")
     assert code == 2
     assert "Monitor.metric is 'films/los', but no evaluation measures that. Did you mean" in said
+    # What can be known before anything is trained is said before.
+    for metric, evaluated in [("film/loss", "films. Did you mean 'films'?"), ("loss", "films.")]:
+        new = binding("MODEL_DIR", tmp_path / "new")
+        code, said = train(*MONITOR, f"--gin.monitor.Monitor.metric='{metric}'", new)
+        assert code == 2
+        assert f"is '{metric}', but the tasks that are evaluated are: {evaluated}" in said
+        assert not (tmp_path / "new/train").exists()
+
+
+def test_a_folder_that_cannot_be_is_refused(train, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file/run"):
+        code, said = train(binding("MODEL_DIR", path))
+        assert code == 4, said
+        assert "Set MODEL_DIR to a folder that can be written." in said
+    code, said = train("--gin.KEEP_CHECKPOINTS=0")
+    assert code == 2
+    assert "Saving.keep is 0, expected 1 or more checkpoints, or None for all." in said
+
+
+def test_a_file_that_is_no_table_is_refused(train, tmp_path):
+    (tmp_path / "train.txt").write_text("a film\n")
+    code, said = train(binding("MIXTURE_OR_TASK_NAME", tmp_path / "train.txt"))
+    assert code == 3
+    assert "Its name should end with one of: .tsv, .csv, .jsonl, .parquet" in said
 
 
 def test_the_same_answer_to_everything_raises_an_alarm(train, tmp_path):
