@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Lowest first. A module imports from the lines above its own, and from its own sub-package.
 LAYERS = [
-    {"errors"},
+    {"errors", "paths"},
     {"batch", "vocabulary"},
     {"model", "prompts", "losses", "partitioning"},
     {"training", "decoding", "planning"},

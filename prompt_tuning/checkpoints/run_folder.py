@@ -6,7 +6,6 @@ in zeros, and against the checksums that were saved with them.
 
 import contextlib
 import json
-import os
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from orbax.checkpoint import v1 as ocp
 from prompt_tuning.checkpoints.run_record import RunRecord, check_arrays, decode
 from prompt_tuning.checkpoints.t5x_orbax import orbax_arrays
 from prompt_tuning.errors import CheckpointError
+from prompt_tuning.paths import is_local
 
 # Orbax writes into a folder of the final name and this, or, where an object store cannot rename, in
 # place, with a file that is written last.
@@ -77,7 +77,7 @@ def remove_unfinished(folder: epath.Path) -> None:
 
 def remove(folder: epath.Path) -> None:
     """Removes one checkpoint, which from the first moment on does not count as whole."""
-    if _is_local(folder):
+    if is_local(folder):
         folder = folder.rename(folder.with_name(f"{folder.name}{_UNFINISHED}-removed"))
     else:
         (folder / _LAST_FILE).unlink(missing_ok=True)
@@ -142,11 +142,7 @@ def check_all_processes_find(step: int, folder: epath.Path) -> None:
 
 
 def _is_whole(folder: epath.Path) -> bool:
-    return _is_local(folder) or (folder / _LAST_FILE).exists()
-
-
-def _is_local(folder: epath.Path) -> bool:
-    return "://" not in os.fspath(folder)
+    return is_local(folder) or (folder / _LAST_FILE).exists()
 
 
 def _reason(error: BaseException) -> str:

@@ -9,6 +9,7 @@ import time
 from etils import epath
 
 from prompt_tuning.errors import CheckpointError
+from prompt_tuning.paths import is_local
 
 FILE = ".lock"
 
@@ -28,7 +29,7 @@ class RunLock:
         self._descriptor: int | None = None
 
     def __enter__(self) -> "RunLock":
-        if "://" in os.fspath(self._folder):
+        if not is_local(self._folder):
             return self
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / FILE

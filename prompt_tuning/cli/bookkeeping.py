@@ -23,6 +23,9 @@ class Bookkeeping:
         monitor: what is best, and when to stop early.
         data: the run's place in it.
         restored: the state that the run goes on from, if there is one.
+
+    Attributes:
+        exhausted: whether the run has gone without improvement for as long as its monitor allows.
     """
 
     def __init__(
@@ -41,10 +44,13 @@ class Bookkeeping:
         self._monitor = monitor
         self._data = data
         self._saved = None if restored is None else restored.step
+        self.exhausted = False
         if monitor is not None:
             monitor.check(evaluations.prefixes)
-        if monitor is not None and (best := monitor.best(self._watched())) is not None:
-            checkpoints.protect(best)
+            watched = self._watched(monitor)
+            self.exhausted = monitor.exhausted(watched)
+            if (best := monitor.best(watched)) is not None:
+                checkpoints.protect(best)
 
     def save(self, state: RunState, *, wait: bool = False) -> None:
         """Saves a state, in the background unless it is to be waited for."""
@@ -62,20 +68,17 @@ class Bookkeeping:
             return  # It is made up for when the run goes on.
         if self._prompts is not None and self._saved == state.step:
             self._prompts.save(state, metrics)
-        if self._monitor is not None and self._monitor.best(self._watched()) == state.step:
+        if self._monitor is None:
+            return
+        watched = self._watched(self._monitor)
+        self.exhausted = self._monitor.exhausted(watched)
+        if self._monitor.best(watched) == state.step:
             self.save(state)
             self._checkpoints.protect(state.step)
             if self._prompts is not None:
                 self._prompts.save_best(state, metrics)
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether the run has gone without improvement for as long as its monitor allows."""
-        return self._monitor is not None and self._monitor.exhausted(self._watched())
-
-    def _watched(self) -> Mapping[int, float]:
+    def _watched(self, monitor: Monitor) -> Mapping[int, float]:
         """The history of the metric that is monitored; empty before the first evaluation."""
         history = self._evaluations.history()
-        if self._monitor is None or not history:
-            return {}
-        return history[self._monitor.resolve(history)]
+        return history[monitor.resolve(history)] if history else {}

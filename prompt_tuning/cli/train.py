@@ -31,6 +31,7 @@ from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.losses import Loss
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
 from prompt_tuning.partitioning import connect, is_main, placement
+from prompt_tuning.paths import NO_ROOM
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.prompts.combine import described
 from prompt_tuning.training import loop
@@ -47,7 +48,6 @@ TRAINABLE = {"prompt": PromptParam, "model": BaseParam}
 
 log = logging.getLogger("prompt_tuning")
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -197,7 +197,7 @@ def train(
                 keep=saving.keep,
                 identity=identity(
                     config.operative_values(),
-                    data=getattr(train_data, "fingerprint", None),
+                    data=train_data.fingerprint,
                     vocabulary=vocabulary,
                 ),
                 accept_changes=accept_changes,
@@ -293,7 +293,7 @@ def _writing_explained(folder: epath.Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = f"{error.filename or folder!s} could not be written ({error.strerror})."
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise CheckpointError(
                 f"{where} What was saved before is whole. Make room and start the same command "
                 "again."

@@ -26,10 +26,11 @@ from etils import epath
 from prompt_tuning.data.cache_writer import Unwritten, write
 from prompt_tuning.data.examples import Example
 from prompt_tuning.data.records import Column, Examples, Feature, Records, Table, schema_of
-from prompt_tuning.data.split_document import DOCUMENT, FORMAT, damaged, is_local, read_document
+from prompt_tuning.data.split_document import DOCUMENT, FORMAT, damaged, read_document
 from prompt_tuning.data.tally import Tally
 from prompt_tuning.data.task_split import ExactMatch, Judge, Lengths, TaskSplit
 from prompt_tuning.errors import DataError, nearest
+from prompt_tuning.paths import is_local
 from prompt_tuning.vocabulary import Vocabulary
 
 _PIECE = 1 << 20

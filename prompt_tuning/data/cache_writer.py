@@ -24,11 +24,11 @@ import pyarrow as pa
 from etils import epath
 
 from prompt_tuning.data.records import Feature, Records, features_of, in_batches, schema_of
-from prompt_tuning.data.split_document import DOCUMENT, FORMAT, RECORDS, is_local, render
+from prompt_tuning.data.split_document import DOCUMENT, FORMAT, RECORDS, render
 from prompt_tuning.data.tally import Tally
 from prompt_tuning.errors import DataError
+from prompt_tuning.paths import NO_ROOM, is_local
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TEMPORARY = ".tmp-"
 _LOCK = ".lock"
 _FORGOTTEN = 24 * 3600
@@ -209,7 +209,7 @@ def _explained(
         yield
     except OSError as error:
         reason = error.strerror or error
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise DataError(
                 f"Cannot keep {split} in {str(split.folder.parent)!r}: {reason}. Set `CACHE_DIR` "
                 "to a folder that can be written."
@@ -283,7 +283,7 @@ def _to_disk(file: IO[Any]) -> None:
         os.fsync(file.fileno())
     except (AttributeError, OSError) as error:
         # Objects have no descriptor; they are safe once they are closed.
-        if getattr(error, "errno", None) in (*_NO_ROOM, errno.EIO):
+        if getattr(error, "errno", None) in (*NO_ROOM, errno.EIO):
             raise
 
 

@@ -23,6 +23,7 @@ from etils import epath
 from jaxtyping import Int, Integer
 
 from prompt_tuning.errors import ConfigError, DataError
+from prompt_tuning.paths import is_local
 from prompt_tuning.vocabulary import Vocabulary
 
 # Part of every cache key: a change of how text becomes tokens makes the old rows invalid.
@@ -54,7 +55,7 @@ def load_corpus(
         DataError: a file or pattern matches nothing, or the text is empty.
         ConfigError: `cache_dir` is not local, and so cannot be mapped into memory.
     """
-    if "://" in os.fspath(cache_dir):
+    if not is_local(cache_dir):
         raise ConfigError(
             f"The corpus cache {os.fspath(cache_dir)!r} is not a local folder, but its tokens are "
             "mapped into memory. Set `cache_dir` to a folder on this machine's disk."

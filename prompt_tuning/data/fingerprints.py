@@ -25,8 +25,8 @@ from prompt_tuning.data.module_versions import (
     is_versioned,
     name_with_version,
 )
-from prompt_tuning.data.split_document import is_local
 from prompt_tuning.errors import DataError
+from prompt_tuning.paths import is_local
 
 _LITERALS = (type(None), bool, int, float, complex, str, bytes, type(...), range)
 _NO_INSTRUCTIONS = {"CACHE", "EXTENDED_ARG", "NOP", "PUSH_NULL"}

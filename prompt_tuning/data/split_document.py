@@ -1,7 +1,6 @@
 """`split.json`, the document that makes a folder a cached split."""
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +14,6 @@ FORMAT = 1
 DOCUMENT = "split.json"
 RECORDS = "examples.arrow"
 _CHECKSUM = "crc32c"
-
-
-def is_local(path: epath.Path) -> bool:
-    """Tells whether a path lies in this machine's file system."""
-    return "://" not in os.fspath(path)
 
 
 def render(document: Mapping[str, Any]) -> str:

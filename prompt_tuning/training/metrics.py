@@ -26,6 +26,7 @@ from tensorboardX.proto.event_pb2 import (
 from tensorboardX.record_writer import masked_crc32c
 
 from prompt_tuning.errors import ConfigError
+from prompt_tuning.paths import is_local
 
 _FEATURES = ("encoder_input_tokens", "decoder_target_tokens")
 
@@ -216,7 +217,7 @@ class _Appended:
     def __init__(self, path: epath.PathLike) -> None:
         self._path = epath.Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._local = "://" not in os.fspath(path)
+        self._local = is_local(path)
         self._object = b""
         if not self._local and self._path.exists():
             self._object = self._path.read_bytes()

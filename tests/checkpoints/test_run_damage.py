@@ -171,6 +171,7 @@ def test_a_run_goes_on_saving_when_there_is_room_again(tmp_path):
 
 def test_a_full_file_system_leaves_what_was_saved_before(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=320k", "tmpfs", str(tmp_path)]
+    # Only root may mount. A limit on the size of files stands in for a full disk everywhere, above.
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting is not permitted here")
     try:

@@ -352,6 +352,7 @@ def test_a_full_file_system_is_said_and_leaves_nothing(tmp_path):
         capture_output=True,
         check=False,
     )
+    # Only root may mount. A limit on the size of files stands in for a full disk everywhere, above.
     if mounted.returncode:
         pytest.skip("only who may mount a file system can fill it")
     try:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from prompt_tuning.errors import CheckpointError, nearest
+from prompt_tuning.paths import is_local
 
 # From the scheme of a path to the key-value store that tensorstore reads it with.
 _BUCKETS = {"gs": "gcs", "s3": "s3"}
@@ -41,7 +42,7 @@ def kvstore(path: epath.Path) -> dict[str, str]:
 
 def absolute(path: epath.Path) -> epath.Path:
     """Returns the same path from the root; epath's own method spoils those of object stores."""
-    return path if "://" in os.fspath(path) else path.absolute()
+    return path.absolute() if is_local(path) else path
 
 
 def refuse_existing(path: epath.Path) -> None:
@@ -120,7 +121,7 @@ def remove_partial(folder: epath.Path) -> None:
 
     An object store has none of it: objects come to be whole.
     """
-    if "://" in os.fspath(folder):
+    if not is_local(folder):
         return
     for path in pathlib.Path(folder).rglob("*.tmp-*"):
         if _PARTIAL.search(path.name) and path.is_file():

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import seqio
 
@@ -24,12 +24,14 @@ def load(
     vocabulary: Vocabulary,
     modules: Sequence[str] = (),
     use_cached: bool = False,
-    cache_dir: str | os.PathLike[str] | None = None,
     max_examples: int | None = None,
     stream_above: int = 10_000_000,
-    seed: int = 0,
+    **options: Any,
 ) -> TaskSplit | list[tuple[TaskSplit, float]] | Stream:
     """Loads a split of a registered task or mixture; see `task_batches.task_split`.
+
+    Args:
+        **options: of `examples_of`, which a stream has no use for: `cache_dir` and `seed`.
 
     Returns:
         The split of a task, those of a mixture's tasks with their rates, or a stream if they are
@@ -47,9 +49,8 @@ def load(
         vocabulary=vocabulary,
         modules=modules,
         use_cached=use_cached,
-        cache_dir=cache_dir,
         max_examples=max_examples,
-        seed=seed,
+        **options,
     )
 
 
