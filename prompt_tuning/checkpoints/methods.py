@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +16,16 @@ from prompt_tuning.checkpoints.contents import Contents
 from prompt_tuning.checkpoints.prompt_file import PromptFile, as_float32
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
-from prompt_tuning.prompts import Combine, KeyValuePrefix, Prompt, PromptParam, Scale, prefix
-from prompt_tuning.prompts.combine import from_description
+from prompt_tuning.prompts import (
+    Combine,
+    KeyValuePrefix,
+    Prompt,
+    PromptBank,
+    PromptParam,
+    Scale,
+    prefix,
+)
+from prompt_tuning.prompts.combine import described, from_description
 
 
 def attach(model: T5, file: PromptFile, *, combine: Combine | None = None) -> T5:
@@ -39,6 +47,73 @@ def attach(model: T5, file: PromptFile, *, combine: Combine | None = None) -> T5
     graph, method, _ = nnx.split(_model_with(file, model.config, combine), PromptParam, ...)
     _, base, _ = nnx.split(model, BaseParam, ...)
     return nnx.merge(graph, parameters.replaced(method, arrays), base)
+
+
+def attach_bank(
+    model: T5,
+    files: Sequence[PromptFile],
+    *,
+    combine: Combine | None = None,
+    names: Sequence[str] | None = None,
+) -> T5:
+    """Returns the model with the prompts of several files, of which each row chooses one.
+
+    The prompts may have different lengths, see `PromptBank`. The base parameters are shared with
+    the model that is given, as in `attach`.
+
+    Args:
+        combine: where all prompts go. None asks the files.
+        names: of the files, for messages.
+
+    Raises:
+        CheckpointError: there are no files, or one holds another method than a prompt, a prompt
+            over another base or for a model of another size, or one that goes to another place
+            than the first.
+    """
+    if not files:
+        raise CheckpointError("A bank of prompts needs at least one prompt file, got none.")
+    called = names or [f"Prompt {k} of the bank" for k in range(len(files))]
+    where = _shared_place(list(zip(called, files, strict=True)), model.config, combine)
+    graph, _ = nnx.split(nnx.eval_shape(lambda: T5(model.config, rngs=nnx.Rngs(0))))
+    _, base, _ = nnx.split(model, BaseParam, ...)
+    bare = nnx.merge(graph, base)
+    bare.encoder.prompt = PromptBank([file.vectors for file in files], combine=where)
+    return bare
+
+
+def _shared_place(
+    files: Sequence[tuple[str, PromptFile]], config: T5Config, combine: Combine | None
+) -> Combine:
+    """Returns where the prompts of a bank go, once it is sure that they may be in one."""
+    places: dict[Combine, str] = {}
+    bases: dict[str, str] = {}
+    for name, file in files:
+        if file.method != "prompt":
+            raise CheckpointError(
+                f"{name}: a bank holds prompts, this file {file.method}, among which rows cannot "
+                "choose. Leave it out, and attach it by itself."
+            )
+        try:
+            fitted(file, config)
+            places.setdefault(combine or place(file), name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+        if file.base is not None:
+            bases.setdefault(file.base, name)
+        if len(bases) > 1:
+            (first, theirs), (second, _) = bases.items()
+            raise CheckpointError(
+                f"{name}: this prompt was trained over the base with hash {second[:12]}, but "
+                f"{theirs} over {first[:12]}. A bank has one base: make one bank for each."
+            )
+        if len(places) > 1:
+            (first, theirs), (second, _) = places.items()
+            raise CheckpointError(
+                f"{name}: this prompt goes to {described(second)}, but {theirs} to "
+                f"{described(first)}. A bank has one place: make one bank for each, or say "
+                "`combine`."
+            )
+    return next(iter(places))
 
 
 def place(file: PromptFile) -> Combine:

@@ -1,5 +1,7 @@
 """Multi-head attention as in T5: unscaled scores, additive biases, no bias vectors."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,8 +15,16 @@ from prompt_tuning.model.remat import keep
 KeysValues = tuple[Float[Array, "*L B S N H"], Float[Array, "*L B S N H"]]
 # Learned keys and values, the same for every example.
 Prefix = tuple[Float[Array, "*L P N H"], Float[Array, "*L P N H"]]
-# What a decoder said before, with room for R tokens: not as long as what it attends to across.
-Past = tuple[Float[Array, "*L B R N H"], Float[Array, "*L B R N H"]]
+# What a decoder said before in R rows, with room for M tokens: neither as many rows (an input may
+# have several answers) nor as long as what it attends to across.
+Past = tuple[Float[Array, "*L R M N H"], Float[Array, "*L R M N H"]]
+
+
+class HeadsFirst(NamedTuple):
+    """Keys and values that are read again and again, laid out as the products read them."""
+
+    keys: Float[Array, "*L B N H S"]
+    values: Float[Array, "*L B N H S"]
 
 
 class Attention(nnx.Module):
@@ -55,23 +65,31 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        keys_values: KeysValues,
+        keys_values: KeysValues | HeadsFirst,
         *biases: Float[Array, "..."],
         key: PRNGKeyArray | None,
     ) -> Float[Array, "B T D"]:
         """Attends; `biases` broadcast to `[B N T S]` and are added to the float32 scores."""
         keys, values = keys_values
+        layout = "BNHS" if isinstance(keys_values, HeadsFirst) else "BSNH"
         queries = self._split(keep(self.query(x), "query"))
-        scores = jnp.einsum("BTNH,BSNH->BNTS", queries, keys, preferred_element_type=jnp.float32)
+        scores = jnp.einsum(
+            f"BTNH,{layout}->BNTS", queries, keys, preferred_element_type=jnp.float32
+        )
         for bias in biases:
             scores = scores + bias
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         weights = dropout(weights, self.dropout_rate, key, shared_axis=2)
-        attended = jnp.einsum("BNTS,BSNH->BTNH", weights, values)
+        attended = jnp.einsum(f"BNTS,{layout}->BTNH", weights, values)
         return keep(self.out(attended.reshape(*x.shape[:2], -1)), "attention_out")
 
     def _split(self, x: Float[Array, "B T I"]) -> Float[Array, "B T N H"]:
         return x.reshape(*x.shape[:2], *self.heads)
+
+
+def heads_first(keys_values: KeysValues) -> HeadsFirst:
+    """Lays keys and values out for being read often."""
+    return HeadsFirst(*(jnp.moveaxis(one, -3, -1) for one in keys_values))
 
 
 def in_front(prefix: Prefix, own: KeysValues) -> Past:

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from prompt_tuning.model.attention import Attention, KeysValues, Past
+from prompt_tuning.model.attention import Attention, HeadsFirst, KeysValues, Past
 from prompt_tuning.model.config import T5Config
 from prompt_tuning.model.layers import MLP, BaseParam, RMSNorm, dropout
 from prompt_tuning.model.remat import rematerialised
@@ -52,19 +52,20 @@ class DecoderBlock(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "B U D"],
-        real: Bool[Array, "B U"],
+        x: Float[Array, "R U D"],
+        real: Bool[Array, "R U"],
         remember: Callable[[KeysValues], Past],
-        cross: KeysValues,
+        cross: KeysValues | HeadsFirst,
         self_biases: tuple[Float[Array, "..."], ...],
-        cross_bias: Float[Array, "B 1 U S"],
+        cross_bias: Float[Array, "..."],
         *,
         key: PRNGKeyArray | None,
-    ) -> tuple[Float[Array, "B U D"], Past]:
+    ) -> tuple[Float[Array, "R U D"], Past]:
         """Returns the block's output and the keys and values that its self-attention saw.
 
         `remember` makes those of the keys and values of `x`: it returns them as they are when `x`
-        is a whole sequence, or adds them to those of the past.
+        is a whole sequence, or adds them to those of the past. `cross` may be of fewer rows, each
+        shared by as many rows of `x` that lie side by side.
         """
         keys = split(key, 6)
         normed = zero_padding(self.pre_self_attention_layer_norm(x), real)
@@ -72,7 +73,10 @@ class DecoderBlock(nnx.Module):
         attended = self.self_attention(normed, seen, *self_biases, key=keys[0])
         x = x + dropout(attended, self.dropout_rate, keys[1], shared_axis=1)
         normed = zero_padding(self.pre_cross_attention_layer_norm(x), real)
-        attended = self.encoder_decoder_attention(normed, cross, cross_bias, key=keys[2])
+        # Rows that share an input are queries of one row, so that its keys are there only once.
+        queries = normed.reshape(cross[0].shape[0], -1, normed.shape[-1])
+        attended = self.encoder_decoder_attention(queries, cross, cross_bias, key=keys[2])
+        attended = attended.reshape(normed.shape)
         x = x + dropout(attended, self.dropout_rate, keys[3], shared_axis=1)
         normed = zero_padding(self.pre_mlp_layer_norm(x), real)
         x = x + dropout(self.mlp(normed, key=keys[4]), self.dropout_rate, keys[5], shared_axis=1)
@@ -116,6 +120,18 @@ def scale(layers: nnx.Module, make: Callable[..., nnx.Module], n: int) -> None:
             module.v_conv = make(shape=shape, axes=axes)
         elif isinstance(module, MLP):
             module.intermediate_conv = make(shape=(n, module.mlp_dim), axes=("layers", "mlp"))
+
+
+def unstacked(layers: nnx.Module) -> list[Any]:
+    """Returns the blocks of a stack as modules of their own, whose parameters are copies."""
+    graph, parameters = nnx.split(layers)
+    return [nnx.merge(graph, one) for one in each_layer(parameters)]
+
+
+def each_layer(stacked: Any) -> list[Any]:
+    """Takes a tree of arrays with a leading axis of layers apart."""
+    leaves, structure = jax.tree.flatten(stacked)
+    return [jax.tree.unflatten(structure, one) for one in zip(*leaves, strict=True)]
 
 
 def scan_layers(

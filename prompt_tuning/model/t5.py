@@ -1,7 +1,7 @@
 """T5: an encoder, a decoder, one embedding table, and a place for a prompt."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from prompt_tuning.model.blocks import (
 )
 from prompt_tuning.model.config import T5Config
 from prompt_tuning.model.layers import (
+    MASKED,
     BaseParam,
     Projection,
     RelativePositions,
@@ -111,7 +112,7 @@ class T5(nnx.Module):
     def empty_past(self, batch: int, length: int) -> Past:
         """Returns room for the decoder's own keys and values of `length` tokens.
 
-        A learned prefix stands in front of it, R is P + `length` then.
+        A learned prefix stands in front of it, M is P + `length` then.
         """
         config = self.config
         shape = (config.decoder_layers, batch, length, config.num_heads, config.head_dim)
@@ -120,13 +121,16 @@ class T5(nnx.Module):
 
     def decode_next(
         self,
-        token: Int[Array, " B"],
+        token: Int[Array, " R"],
         position: Int[Array, ""],
-        past: Past,
-        cross: KeysValues,
+        past: Any,
+        cross: Any,
         real: Bool[Array, "B S"],
-    ) -> tuple[Float[Array, "B V"], Past]:
+        blocks: Sequence[DecoderBlock] | None = None,
+    ) -> tuple[Float[Array, "R V"], Any]:
         """Continues each row by one position.
+
+        There may be several rows R for each encoded input B, those of one input side by side.
 
         Args:
             token: the token before `position` (0 at the start).
@@ -134,12 +138,14 @@ class T5(nnx.Module):
             past: keys and values of the earlier positions, see `empty_past`.
             cross: see `cross_keys_values`.
             real: which encoded positions may be attended to.
+            blocks: the decoder's, one by one (`blocks.unstacked`); `past` and `cross` are lists of
+                layers then. None takes them out of the stack, which costs a copy at every step.
 
         Returns:
             Float32 logits of the token at `position`, and the past extended by one.
         """
         embedded = self.token_embedder(token[:, None])
-        hidden, past = self.decoder.step(embedded, position, past, cross, real)
+        hidden, past = self.decoder.step(embedded, position, past, cross, real, blocks)
         return self._logits(hidden)[:, 0], past
 
     def _logits(self, hidden: Float[Array, "B U D"]) -> Float[Array, "B U V"]:
@@ -277,24 +283,24 @@ class Decoder(nnx.Module):
 
     def step(
         self,
-        embedded: Float[Array, "B 1 D"],
+        embedded: Float[Array, "R 1 D"],
         position: Int[Array, ""],
-        past: Past,
-        cross: KeysValues,
+        past: Any,
+        cross: Any,
         encoded_real: Bool[Array, "B S"],
-    ) -> tuple[Float[Array, "B 1 D"], Past]:
+        blocks: Sequence[DecoderBlock] | None,
+    ) -> tuple[Float[Array, "R 1 D"], Any]:
         """Runs one position against the past; see `T5.decode_next`."""
         if self.prefix is not None:
             position = position + self.prefix()[0].shape[1]
-        batch, length = past[0].shape[1:3]
-        table = self.relpos_bias(length, length)
+        batch, length = jax.tree.leaves(past)[0].shape[-4:-2]
+        # The biases of one query in the middle of twice as many keys; `position` moves the window.
+        biases = self.relpos_bias(1, 2 * length - 1, first=length - 1)
         seen = jnp.arange(length) <= position
         here = jnp.ones((batch, 1), bool)
-        self_biases = (
-            jax.lax.dynamic_slice_in_dim(table, position, 1, axis=2),
-            mask_bias(here, jnp.broadcast_to(seen, (batch, length))),
-        )
-        cross_bias = mask_bias(here, encoded_real)
+        self_bias = jax.lax.dynamic_slice_in_dim(biases, length - 1 - position, length, axis=3)
+        self_bias = self_bias + jnp.where(seen, 0.0, MASKED)[None, None, None]
+        cross_bias = mask_bias(jnp.ones((len(encoded_real), 1), bool), encoded_real)
 
         def body(block: DecoderBlock, x, scanned):
             past, cross = scanned
@@ -302,17 +308,23 @@ class Decoder(nnx.Module):
             def remember(own: KeysValues) -> Past:
                 return _write(past[0], own[0], position), _write(past[1], own[1], position)
 
-            return block(x, here, remember, cross, self_biases, cross_bias, key=None)
+            return block(x, here, remember, cross, (self_bias,), cross_bias, key=None)
 
-        x, past = scan_layers(
-            body,
-            self.layers,
-            embedded,
-            (past, cross),
-            remat="none",
-            unroll=self.config.unroll,
-        )
-        return self.decoder_norm(x), past
+        if blocks is None:
+            x, past = scan_layers(
+                body,
+                self.layers,
+                embedded,
+                (past, cross),
+                remat="none",
+                unroll=self.config.unroll,
+            )
+            return self.decoder_norm(x), past
+        x, extended = embedded, []
+        for block, *scanned in zip(blocks, past, cross, strict=True):
+            x, own = body(block, x, scanned)
+            extended.append(own)
+        return self.decoder_norm(x), extended
 
 
 def _decoder_positions(inputs: Int[Array, "B U"]) -> Bool[Array, "B U"]:
@@ -328,8 +340,8 @@ def _decoder_positions(inputs: Int[Array, "B U"]) -> Bool[Array, "B U"]:
 
 
 def _write(
-    past: Float[Array, "B R N H"], new: Float[Array, "B 1 N H"], position: Int[Array, ""]
-) -> Float[Array, "B R N H"]:
+    past: Float[Array, "R M N H"], new: Float[Array, "R 1 N H"], position: Int[Array, ""]
+) -> Float[Array, "R M N H"]:
     return jax.lax.dynamic_update_slice_in_dim(past, new, position, axis=1)
 
 

@@ -7,13 +7,14 @@ import pytest
 from etils import epath
 from flax import nnx
 
+from prompt_tuning.batch import PAD
 from prompt_tuning.checkpoints.contents import Contents
-from prompt_tuning.checkpoints.methods import attach, fitted, of_t5x, to_t5x_names
+from prompt_tuning.checkpoints.methods import attach, attach_bank, fitted, of_t5x, to_t5x_names
 from prompt_tuning.checkpoints.prompt_file import PromptFile
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import BaseParam
 from prompt_tuning.model.parameters import fingerprint, named
-from prompt_tuning.prompts import PromptParam, Suffix
+from prompt_tuning.prompts import PromptBank, PromptParam, Suffix, prefix
 from tests.reference_models import read
 from tests.small_models import BATCH, MODELS, T5_1_0, T5_1_1, compiled, small_model
 
@@ -194,3 +195,98 @@ def test_a_place_that_is_none_of_ours_is_refused(place):
     file = PromptFile.of(np.ones((2, 32), np.float32), details={"combine": place})
     with pytest.raises(CheckpointError, match="which is none of ours"):
         attach(small_model(), file)
+
+
+# Banks of prompts.
+
+
+def prompt_file(length=3, *, width=16, place=None, **provenance):
+    details = {} if place is None else {"combine": place}
+    vectors = np.random.default_rng(length).normal(size=(length, width)).astype(np.float32)
+    return PromptFile.of(vectors, details=details, **provenance)
+
+
+SUFFIX = {"name": "Suffix", "before_eos": False, "eos_id": 1}
+
+
+@pytest.mark.parametrize("place", [None, SUFFIX])
+def test_a_bank_of_files_has_in_each_row_what_its_file_holds(place):
+    files = [prompt_file(3, place=place), prompt_file(1, place=place)]
+    base = small_model("T5 1.1")
+    found = attach_bank(base, files)
+    assert found.encoder.prompt.combine == (Suffix(before_eos=False) if place else prefix)
+    found.encoder.prompt.choice.set_value(np.asarray([1, 0, 0, 1]))
+    logits = compiled(found, "__call__", BATCH)
+    each = [compiled(attach(base, file), "__call__", BATCH) for file in files]
+    expected = np.stack([each[k][i] for i, k in enumerate([1, 0, 0, 1])])
+    said = np.asarray(BATCH.targets != PAD)  # Logits at padding see hidden positions.
+    np.testing.assert_allclose(logits[said], expected[said], atol=1e-5)  # Another order of sums.
+
+
+def test_a_bank_takes_the_place_of_a_method_and_shares_the_base():
+    base = small_model("T5 1.1 with scales")
+    found = attach_bank(base, [prompt_file()])
+    ours, theirs = (named(nnx.state(model, BaseParam)) for model in (base, found))
+    assert ours.keys() == theirs.keys()
+    assert all(theirs[key] is array for key, array in ours.items())
+    assert learned(found).keys() == {"encoder/prompt/prompts"}
+    assert len(learned(base)) > 1  # It still has its scales.
+
+
+def test_a_bank_goes_where_it_is_told():
+    found = attach_bank(small_model(), [prompt_file(place=SUFFIX), prompt_file()], combine=Suffix())
+    assert isinstance(found.encoder.prompt, PromptBank)
+    assert found.encoder.prompt.combine == Suffix()
+
+
+def test_shapes_are_enough_of_a_model_for_a_bank():
+    found = attach_bank(nnx.eval_shape(lambda: small_model("T5 1.1")), [prompt_file()])
+    base = jax.tree.leaves(nnx.state(found, BaseParam))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in base)
+    assert found.encoder.prompt.size == 1
+
+
+# The second file, and what is said of it.
+NOT_IN_ONE_BANK = {
+    "another method": (
+        file_of("T5 1.1 with scales"),
+        "a bank holds prompts, this file ia3, among which rows cannot choose. Leave it out, and "
+        "attach it by itself.",
+    ),
+    "another width": (
+        prompt_file(width=8),
+        "The prompt was trained on a model of another size: 'encoder/prompt/prompt' has shape "
+        "(3, 8), this model needs (3, 16). Choose the one that was trained over this base, or the "
+        "base that it was trained over.",
+    ),
+    "another base": (
+        prompt_file(base="b" * 64),
+        "this prompt was trained over the base with hash bbbbbbbbbbbb, but one.npy over "
+        "aaaaaaaaaaaa. A bank has one base: make one bank for each.",
+    ),
+    "another place": (
+        prompt_file(place=SUFFIX),
+        "this prompt goes to {'name': 'Suffix', 'before_eos': False, 'eos_id': 1}, but one.npy to "
+        "{'name': 'prefix'}. A bank has one place: make one bank for each, or say `combine`.",
+    ),
+    "a strange place": (
+        prompt_file(place={"name": "middle"}),
+        "The prompt file says that its prompt goes to {'name': 'middle'}, which is none of ours. "
+        "Pass the function that puts it there as `combine`.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_IN_ONE_BANK)
+def test_prompts_that_cannot_be_in_one_bank_are_named(case):
+    file, message = NOT_IN_ONE_BANK[case]
+    files = [prompt_file(base="a" * 64), prompt_file(), file]
+    with raises(f"three.npy: {message}"):
+        attach_bank(small_model(), files, names=["one.npy", "two.npy", "three.npy"])
+    with raises(f"Prompt 2 of the bank: {message.replace('one.npy', 'Prompt 0 of the bank')}"):
+        attach_bank(small_model(), files)
+
+
+def test_a_bank_of_no_files_is_refused():
+    with raises("A bank of prompts needs at least one prompt file, got none."):
+        attach_bank(small_model(), [])
