@@ -22,6 +22,8 @@ DEPENDENCIES = [
     "gin-config>=0.5.0,<0.6",
     "google-crc32c>=1.9,<2",
     "grain>=0.2.18,<0.3",
+    # tensorflow-datasets 4.9.10 builds no data set without it, and does not ask for it.
+    "importlib_resources>=7.1,<8",
     "jax>=0.10.2,<0.11",
     "jaxtyping>=0.3.11,<0.4",
     "ml_dtypes>=0.6,<0.7",
@@ -29,7 +31,11 @@ DEPENDENCIES = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "pyarrow>=26,<27",
+    "rouge-score>=0.1.2,<0.2",
+    "sacrebleu>=2.6,<3",
     "safetensors>=0.8,<0.9",
+    "scikit-learn>=1.9.1,<2",
+    "scipy>=1.17.1,<2",
     "sentencepiece>=0.2.3,<0.3",
     # Never `t5` of PyPI: it requires `seqio-nightly`, which overwrites the files of `seqio`.
     "seqio>=0.0.20,<0.0.21",

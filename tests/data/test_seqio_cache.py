@@ -59,9 +59,12 @@ def cache_dir(tmp_path, monkeypatch):
 def registry():
     """Takes away what a test registers, and the folders that it adds."""
     folders = list(seqio.get_global_cache_dirs())
+    registries = (seqio.TaskRegistry, seqio.MixtureRegistry)
+    before = [set(registry.names()) for registry in registries]
     yield
-    seqio.TaskRegistry.reset()
-    seqio.MixtureRegistry.reset()
+    for registry, kept in zip(registries, before, strict=True):
+        for name in set(registry.names()) - kept:
+            registry.remove(name)
     seqio.set_global_cache_dirs(folders)
 
 

@@ -15,6 +15,8 @@ from prompt_tuning.data.cache import cached, in_memory
 from prompt_tuning.data.fingerprints import IndescribableError
 from prompt_tuning.data.records import Records, UnstorableError
 from prompt_tuning.data.seqio_tasks.checks import check_features, check_task
+from prompt_tuning.data.seqio_tasks.judge import SeqioJudge
+from prompt_tuning.data.seqio_tasks.model_vocabulary import with_vocabulary
 from prompt_tuning.data.seqio_tasks.registry import (
     find_mixture,
     find_task,
@@ -29,33 +31,6 @@ from prompt_tuning.errors import DataError
 from prompt_tuning.vocabulary import Vocabulary
 
 log = logging.getLogger("prompt_tuning")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SeqioJudge:
-    """Judges answers as a seqio task does, with its postprocessor and its metrics."""
-
-    task: seqio.Task
-
-    def target(self, record: Mapping[str, Any]) -> Any:
-        """Returns the right answer of an example, postprocessed."""
-        text = record.get("targets_pretokenized")
-        if text is None:
-            text = self.task.output_features["targets"].vocabulary.decode(record["targets"])
-        if isinstance(text, bytes):
-            text = text.decode("utf-8")
-        return self.task.postprocess_fn(text, example=record, is_target=True)
-
-    def prediction(self, text: str, record: Mapping[str, Any]) -> Any:
-        """Returns a decoded text, postprocessed."""
-        return self.task.postprocess_fn(text, example=record, is_target=False)
-
-    def metrics(self, targets: Sequence[Any], predictions: Sequence[Any]) -> Mapping[str, Any]:
-        """Returns the task's metrics: scalars as numbers, other metric values as they are."""
-        values = {}
-        for metric in self.task.predict_metric_fns:
-            values |= metric(targets=targets, predictions=predictions)
-        return {name: getattr(value, "value", value) for name, value in values.items()}
 
 
 def examples_of(
@@ -77,7 +52,7 @@ def examples_of(
         split: a split of the task.
         lengths: the longest inputs and targets, by feature name; longer ones are trimmed as the
             task says. `None` trims nothing.
-        vocabulary: the model's, which the task must share.
+        vocabulary: the model's; a task that names another than `ModelVocabulary` must share it.
         modules: the modules imported for their tasks, to be named if the task is missing.
         use_cached: reads seqio's cache of the task instead of its source, if it has one.
         cache_dir: where the split is kept; None for the user's own folder of caches.
@@ -88,8 +63,13 @@ def examples_of(
         DataError: no such task or split, or examples that a T5 cannot take.
         ConfigError: another vocabulary than the model's, or a length of an unknown feature.
     """
-    task = find_task(name, modules)
+    task = with_vocabulary(find_task(name, modules), vocabulary)
     check_task(task, split, lengths, vocabulary)
+    if task.metric_objs and not SeqioJudge(task=task).modes:
+        log.warning(
+            "The task %r has `metric_objs`, which are not computed here; give it `metric_fns`",
+            task.name,
+        )
     reading = _Reading(
         task=task,
         split=split,

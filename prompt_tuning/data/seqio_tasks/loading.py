@@ -9,7 +9,14 @@ import seqio
 
 from prompt_tuning.data.seqio_tasks.checks import check_task
 from prompt_tuning.data.seqio_tasks.examples import examples_of, mixture_of
-from prompt_tuning.data.seqio_tasks.registry import is_mixture, is_split, is_stream, tasks_of
+from prompt_tuning.data.seqio_tasks.model_vocabulary import with_vocabulary
+from prompt_tuning.data.seqio_tasks.registry import (
+    find_mixture,
+    find_task,
+    is_mixture,
+    is_split,
+    is_stream,
+)
 from prompt_tuning.data.seqio_tasks.sources import describe_stream
 from prompt_tuning.data.streams import Stream
 from prompt_tuning.data.task_split import TaskSplit
@@ -37,10 +44,13 @@ def load(
         The split of a task, those of a mixture's tasks with their rates, or a stream if they are
         too large to be kept.
     """
+    find = find_mixture if is_mixture(name) else find_task
+    # First, as a data set that is not there is built before its records are counted.
+    provider = with_vocabulary(find(name, modules), vocabulary)
     if max_examples is None and is_stream(
         name, split, modules=modules, use_cached=use_cached, above=stream_above
     ):
-        return _stream(name, split, lengths, vocabulary, modules, use_cached)
+        return _stream(provider, split, lengths, vocabulary, use_cached)
     read = mixture_of if is_mixture(name) else examples_of
     return read(
         name,
@@ -55,18 +65,18 @@ def load(
 
 
 def _stream(
-    name: str,
+    provider: seqio.Task | seqio.Mixture,
     split: str,
     lengths: Mapping[str, int] | None,
     vocabulary: Vocabulary,
-    modules: Sequence[str],
     use_cached: bool,
 ) -> Stream:
-    tasks = [task for task in tasks_of(name, modules) if is_split(task, split)]
+    members = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
+    tasks = [task for task in members if is_split(task, split)]
     for task in tasks:
         check_task(task, split, lengths, vocabulary)
     made_of = [
-        name,
+        provider.name,
         split,
         dict(lengths or {}),
         vocabulary.fingerprint,
@@ -74,7 +84,7 @@ def _stream(
     ]
     text = json.dumps(made_of, sort_keys=True, default=str)
     return Stream(
-        provider=seqio.get_mixture_or_task(name),
+        provider=provider,
         split=split,
         lengths=dict(lengths or {}),
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),

@@ -9,6 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from prompt_tuning.data.seqio_tasks.tfds_source import build
 from prompt_tuning.errors import ConfigError, DataError, nearest
 
 log = logging.getLogger("prompt_tuning")
@@ -22,6 +23,11 @@ def use_folders(*, tfds_data_dir: str | None = None, cache_dirs: Sequence[str] =
     """
     if tfds_data_dir is not None:
         seqio.set_tfds_data_dir_override(tfds_data_dir)
+        for name in seqio.TaskRegistry.names():
+            source = seqio.TaskRegistry.get(name).source
+            if isinstance(source, seqio.TfdsDataSource):
+                # A task that was read before would go on with the folder of that time.
+                source.tfds_dataset._data_dir_override = None
     seqio.add_global_cache_dirs(cache_dirs)
 
 
@@ -85,7 +91,12 @@ def tasks_of(name: str, modules: Sequence[str] = ()) -> list[seqio.Task]:
 
 def is_split(task: seqio.Task, split: str) -> bool:
     """Tells whether a task has a split; of slices like "train[:100]" only TFDS can tell."""
-    return split in task.splits or bool({"[", "+"} & set(split))
+    source, renamed = task.source, False
+    if isinstance(source, seqio.TfdsDataSource):
+        renamed = bool(source.tfds_dataset._split_map)
+        if not source._splits:
+            build(source)  # Nobody has said which splits it has, so TFDS must.
+    return split in task.splits or (not renamed and bool({"[", "+"} & set(split)))
 
 
 def is_in_cache(task: seqio.Task, split: str, use_cached: bool) -> bool:
@@ -163,6 +174,7 @@ def _has_more(task: seqio.Task, split: str, use_cached: bool, above: int) -> boo
         return task.get_cached_stats(split)["examples"] > above
     source = task.source
     if isinstance(source, seqio.TfdsDataSource):
+        build(source, split)
         return bool(source.num_input_examples(split) > above)
     if (count := number_of_records(source, split)) is not None:
         return count > above

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 import tensorflow_text
 
 from prompt_tuning.data.fingerprints import IndescribableError, of_files, of_function
+from prompt_tuning.data.seqio_tasks.tfds_source import build
 
 _LIBRARIES = (seqio, tf, tfds, tensorflow_text)
 
@@ -84,17 +85,12 @@ def describe_source(source: Any, split: str, *, seed: int) -> dict[str, Any]:
 
 
 def _describe_tfds(source: seqio.TfdsDataSource, split: str) -> dict[str, Any] | None:
-    """Returns None if the records must be read, for want of files or for decoders of the user."""
+    """Returns None if the records must be read, because of decoders of the user."""
     loader = source.tfds_dataset
     if loader._decoders or loader._builder_kwargs:
         return None
-    if not loader._get_builder(split).is_prepared():
-        # It is downloaded and prepared now; the builder that seqio has kept has not seen it.
-        source.get_dataset(split=split, shuffle=False)
-        loader._MEMOIZED_BUILDERS.pop(loader._get_builder_key(*loader.get_split_params(split)))
+    build(source, split)
     builder = loader._get_builder(split)
-    if not builder.is_prepared():
-        return None
     pieces = loader.files(split)
     return {
         "name": builder.get_reference().tfds_name(include_version=True),
