@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import prompt_tuning
-from prompt_tuning.cli import arguments, asset_arguments, demo
+from prompt_tuning.cli import arguments, asset_arguments, demo, task_arguments
 from prompt_tuning.errors import (
     CheckpointError,
     ConfigError,
@@ -49,6 +49,19 @@ COMMANDS = {
     "pretrain": Command(
         module="prompt_tuning.cli.pretrain",
         about="Trains all weights of a T5 on text: a base model to tune prompts for.",
+    ),
+    "eval": Command(
+        module="prompt_tuning.cli.eval",
+        about="Measures prompts and models by the metrics of a task; skips what it has measured.",
+    ),
+    "infer": Command(
+        module="prompt_tuning.cli.infer",
+        about="Writes what a model says to a task or to plain text; goes on where it was killed.",
+    ),
+    "tasks": Command(
+        module="prompt_tuning.cli.tasks",
+        about="Lists the registered tasks, and shows what a model reads in one.",
+        parse=task_arguments.parse_tasks,
     ),
     "convert": Command(
         module="prompt_tuning.cli.convert",

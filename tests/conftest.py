@@ -12,6 +12,7 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -54,6 +55,24 @@ def own_log():
     log = logging.getLogger("prompt_tuning")
     log.handlers, log.propagate = [], True
     log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """Lets every run of this module but the first read its compiled programs from a file."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture

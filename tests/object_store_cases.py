@@ -23,7 +23,8 @@ from prompt_tuning.checkpoints.hugging_face import save_hugging_face
 from prompt_tuning.checkpoints.prompt_file import PromptFile
 from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.checkpoints.t5x import save_orbax, save_t5x
-from prompt_tuning.errors import CheckpointError
+from prompt_tuning.errors import CheckpointError, ConfigError
+from prompt_tuning.evaluation.shard_file import ShardFile
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.training.optimizer import adafactor
 from prompt_tuning.training.state import split_model, start
@@ -169,6 +170,25 @@ def a_run_is_resumed_from_its_newest_checkpoint(root):
     for ours, theirs in zip(jax.tree.leaves(restored), same, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert [one.name for one in (root / "run" / "checkpoints").iterdir()] == ["7"]
+
+
+@case
+def predictions_go_on_after_the_chunks_that_are_there(root):
+    folder = root / "predictions"
+    file = ShardFile(folder=folder, task="sst2", mode="predict", made_of={"seed": "1"})
+    assert not file.is_complete() and not file.has_chunk(0)
+    file.write_chunk(0, b"one\n")
+    (folder / f"{file.path.name}.tmp-{'0' * 32}").write_bytes(b"of a process that was killed")
+    again = ShardFile(folder=folder, task="sst2", mode="predict", made_of={"seed": "1"})
+    assert not again.is_complete() and again.has_chunk(0) and not again.has_chunk(1)
+    again.write_chunk(1, b"two\n")
+    again.finish(2)
+    assert file.is_complete() and file.path.read_bytes() == b"one\ntwo\n"
+    name = "sst2-predict.jsonl-00000-of-00001"
+    assert {one.name for one in folder.iterdir()} == {name, f"{name}.COMPLETED"}
+    with contextlib.suppress(ConfigError):
+        ShardFile(folder=folder, task="sst2", mode="predict", made_of={}).is_complete()
+        raise AssertionError("it is of another seed")
 
 
 @case

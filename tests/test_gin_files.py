@@ -25,19 +25,29 @@ def files(folder):
     return sorted(f"{folder}/{path.name}" for path in (GIN / folder).glob("*.gin"))
 
 
-# `models/t5.gin` is what the others have in common, `examples/sst2_files.gin` is only a task, and
-# `examples/sst2_seqio.gin` the same one by way of seqio.
-MODELS = [name for name in files("models") if name != "models/t5.gin"]
+# `models/t5.gin` is what the others have in common and `data/task.gin` what the runs have;
+# `examples/sst2_files.gin` is only a task, and `examples/sst2_seqio.gin` the same one by way of
+# seqio. `models/from_checkpoint.gin` is for runs that train nothing.
+PARTS = ["models/t5.gin", "data/task.gin"]
+FROM_CHECKPOINT = "models/from_checkpoint.gin"
+MODELS = [name for name in files("models") if name not in (*PARTS, FROM_CHECKPOINT)]
 PROMPTS = files("prompts")
+DECODING = files("decoding")
 TASK = "examples/sst2_files.gin"
 SEQIO_TASK = "examples/sst2_seqio.gin"
 # `tests/cli/test_demo.py` runs the demo's.
 DEMO = [name for name in files("examples") if name.startswith("examples/demo_")]
 EXAMPLES = [name for name in files("examples") if name not in (TASK, SEQIO_TASK, *DEMO)]
-RUNS = files("runs")
+ASKING = {
+    f"runs/{prompt}{command}.gin": command
+    for command in ("eval", "infer")
+    for prompt in ("", "prompt_")
+}
+RUNS = [name for name in files("runs") if name not in ASKING]
 
 every_model = pytest.mark.parametrize("model", MODELS)
 every_prompt = pytest.mark.parametrize("prompt", [None, *PROMPTS])
+every_asking_run = pytest.mark.parametrize("run", ASKING)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +83,10 @@ def combination(place, *names):
         "MODEL_DIR": f"'{place.folder}/run'",
         "TSV_DIR": f"'{place.folder}'",
         "INITIAL_CHECKPOINT_PATH": f"'{place.folder}/base'",
+        "CHECKPOINT_PATH": f"'{place.folder}/base'",
+        "EVAL_OUTPUT_DIR": f"'{place.folder}/eval'",
+        "INFER_OUTPUT_DIR": f"'{place.folder}/infer'",
+        "INFER_SPLIT": "'validation'",
         "VOCABULARY_FILE": f"'{place.folder}/small.model'",
         "CLASS_LABELS": "['good', 'bad']",
         "PROMPT_FILE": f"'{place.folder}/prompt.npy'",
@@ -94,7 +108,8 @@ def parse(flags):
 
 
 def test_every_file_is_in_one_of_the_tables():
-    tables = [*MODELS, *PROMPTS, *RUNS, *EXAMPLES, *DEMO, TASK, SEQIO_TASK, "models/t5.gin"]
+    tables = [*PARTS, *MODELS, FROM_CHECKPOINT, *PROMPTS, *DECODING, *RUNS, *ASKING]
+    tables += [*EXAMPLES, *DEMO, TASK, SEQIO_TASK]
     assert sorted(tables) == sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
 
 
@@ -118,6 +133,24 @@ def test_a_model_file_makes_the_model_of_its_header(place, model):
 @pytest.mark.parametrize("run", [name for name in RUNS if not trains_on_text(name)])
 def test_every_model_goes_with_every_prompt_and_tuning_run(place, model, prompt, run):
     parse(combination(place, model, *([prompt] if prompt else []), run, TASK))
+
+
+@pytest.mark.parametrize("model", [*MODELS, FROM_CHECKPOINT])
+@pytest.mark.parametrize("decoding", [None, *DECODING])
+@every_asking_run
+def test_every_model_and_decoding_goes_with_every_run_that_asks(place, model, decoding, run):
+    parse(combination(place, model, *([decoding] if decoding else []), run, TASK))
+
+
+@pytest.mark.parametrize("model", ["models/ours_tiny.gin", FROM_CHECKPOINT])
+@every_asking_run
+def test_every_run_that_asks_has_all_that_it_needs(place, capsys, model, run):
+    flags = combination(place, model, run, TASK)
+    name = "prompt.npy" if "prompt" in run else "base"
+    if name == "base":
+        flags.append("--gin.PROMPT_FILE=None")
+    assert main([ASKING[run], *flags, "--dry_run"]) == 0
+    assert f" {place.folder}/{name}, step 20.\n" in capsys.readouterr().err
 
 
 @every_model

@@ -210,7 +210,15 @@ def _place(
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)()
+    return _make_zeros(shape, np.dtype(dtype), sharding)()
+
+
+@functools.cache
+def _make_zeros(
+    shape: tuple[int, ...], dtype: np.dtype, sharding: jax.sharding.Sharding
+) -> Callable[[], jax.Array]:
+    """Compiled once for all arrays of a shape, of which a model has many."""
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
 
 
 def _slot(path: tuple, leaf: jax.Array, contents: Contents) -> jax.Array:

@@ -16,6 +16,7 @@ from prompt_tuning.checkpoints import (
     peft,
     prompt_file,
     run,
+    run_folder,
     t5x,
 )
 from prompt_tuning.checkpoints.containers.stored import Stored
@@ -255,14 +256,29 @@ def variable(path: epath.Path, name: str) -> Stored:
 
 def newest(path: epath.Path) -> epath.Path:
     """Returns the newest `checkpoint_<step>` of a folder of them; any other path as it is."""
-    if not path.is_dir():
-        return path
-    steps = {
+    steps = _by_step(path)
+    return steps[max(steps)] if steps else path
+
+
+def model_checkpoints(path: epath.Path) -> dict[int, epath.Path]:
+    """Returns the models in a folder by step, in ascending order.
+
+    Those of a run that trained a model, `checkpoints/<step>`, or t5x's `checkpoint_<step>`.
+    """
+    folder = path / run.FOLDER
+    steps = {step: folder / str(step) for step in run_folder.saved_steps(folder)}
+    return steps or dict(sorted(_by_step(path).items()))
+
+
+def _by_step(folder: epath.Path) -> dict[int, epath.Path]:
+    """Returns the `checkpoint_<step>` of a folder."""
+    if not folder.is_dir():
+        return {}
+    return {
         int(match[1]): child
-        for child in path.iterdir()
+        for child in folder.iterdir()
         if (match := _STEP.fullmatch(child.name)) and child.is_dir()
     }
-    return steps[max(steps)] if steps else path
 
 
 def _nothing(path: epath.Path, table: Mapping[str, ModelFormat | PromptFormat]) -> CheckpointError:

@@ -109,6 +109,12 @@ def oldest(folder: epath.Path) -> Float[np.ndarray, "P D"] | None:
     return load_numpy(steps[min(steps)]) if steps else None
 
 
+def saved_prompts(model_dir: epath.Path) -> dict[int, epath.Path]:
+    """Returns the files of all prompts that a run saved, by step in ascending order."""
+    folder = model_dir / FOLDER
+    return dict(sorted(_by_step(folder).items())) if folder.is_dir() else {}
+
+
 def _file(path: epath.Path) -> epath.Path:
     """Returns the file that a path stands for."""
     if not path.is_dir():

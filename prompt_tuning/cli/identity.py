@@ -18,7 +18,11 @@ _FREE = re.compile(
         | run_eval_before_training | stats_period | dry_run | accept_changes | devices | stuck_after
         | task | initial_checkpoint | vocabulary | train_data
     )
-    | Saving\.\w+ | Monitor\.\w+ | TeacherForced\.\w+ | Decoded\.\w+ | task_evaluations\.\w+
+    | (evaluate | infer)\.(
+        output_dir | checkpoint | prompt | checkpoints | evaluations | split | monitor | devices
+        | dry_run | vocabulary | merge_chunked_results | shard_id
+    )
+    | Saving\.\w+ | Monitor\.\w+ | TeacherForced\.\w+ | TaskMetrics\.\w+ | task_evaluations\.\w+
     # Of the data the source's own fingerprint speaks, of the vocabulary its content.
     | task_split\.\w+ | FileTask\.\w+ | TsvTask\.\w+ | tsv_splits\.\w+ | register_\w+\.\w+
     | load_corpus\.\w+ | corpus_vocabulary\.\w+ | SentencePieceVocabulary\.\w+
@@ -26,11 +30,24 @@ _FREE = re.compile(
     )""",
     re.VERBOSE,
 )
+# Whatever stands for these macros, and what our own strategies are called.
+_OF_ANSWERS = re.compile(
+    r"""
+    (.*\b)?(ANSWERING | DECODING | ENSEMBLE)/.*
+    | (.*\b)?(Decode | ChooseLabel | Greedy | Sample | BeamSearch
+            | Vote | MeanLogProbability)\.\w+
+    """,
+    re.VERBOSE,
+)
 _MACRO = re.compile(r"%(\w+)")
 
 
 def identity(
-    values: Mapping[str, str], *, data: str | None, vocabulary: Vocabulary | None
+    values: Mapping[str, str],
+    *,
+    data: str | None = None,
+    vocabulary: Vocabulary | None,
+    answers: bool = False,
 ) -> dict[str, str]:
     """Returns the settings that decide a run's numbers, by name.
 
@@ -38,12 +55,16 @@ def identity(
         values: what gin has set, as `config.operative_values` returns it, macros included.
         data: the fingerprint of the training data, where its source has one.
         vocabulary: the model's.
+        answers: whether it matters how answers are made. To training it does not, which only looks
+            at them now and then.
     """
     macros = {name: value for name, value in values.items() if "." not in name}
     settings = {
         name: _resolved(value, macros)
         for name, value in values.items()
-        if "." in name and not _FREE.fullmatch(name)
+        if "." in name
+        and not _FREE.fullmatch(name)
+        and (answers or not _OF_ANSWERS.fullmatch(name))
     }
     hashes = {"data": data, "vocabulary": vocabulary and vocabulary.fingerprint}
     return settings | {name: value for name, value in hashes.items() if value}

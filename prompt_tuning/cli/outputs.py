@@ -6,10 +6,9 @@ killed between two of its writes repairs them when it goes on.
 
 import dataclasses
 import functools
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +19,7 @@ from prompt_tuning.batch import Batch
 from prompt_tuning.checkpoints import mapping, numpy_file, prompt_file
 from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.evaluation.evaluate import Evaluation, Result
+from prompt_tuning.evaluation.predictions import as_lines
 from prompt_tuning.model import parameters
 from prompt_tuning.partitioning import is_main
 from prompt_tuning.training.metrics import Console, JsonLines, TensorBoard, read_lines
@@ -27,6 +27,8 @@ from prompt_tuning.training.preemption import Preemption
 from prompt_tuning.training.state import RunState
 
 BEST = "best"
+
+Value = TypeVar("Value")
 
 log = logging.getLogger("prompt_tuning")
 
@@ -76,7 +78,8 @@ class Evaluations:
         frozen: its other half.
         place: puts a batch on the devices.
         folder: the run's.
-        last_step: the step at which the run goes on; what is logged of later ones is dropped.
+        last_step: the step at which the run goes on; what is logged of later ones is dropped. None
+            keeps all.
         preemption: breaks off what takes longer than a scheduler waits.
     """
 
@@ -88,7 +91,7 @@ class Evaluations:
         *,
         place: Callable[[Batch], Batch],
         folder: epath.Path,
-        last_step: int,
+        last_step: int | None,
         preemption: Preemption,
     ):
         self._frozen = frozen
@@ -137,7 +140,7 @@ class _Log:
         one: Evaluation,
         evaluate: Callable[[nnx.State, nnx.State], Result],
         folder: epath.Path,
-        last_step: int,
+        last_step: int | None,
     ):
         self.evaluate = evaluate
         self.prefix = f"{one.folder}/{one.name}/"
@@ -159,14 +162,21 @@ class _Log:
         if not is_main():
             return result.metrics
         Console(names=None).write(step, _prefixed(f"{self._one.folder}/", result.metrics))
+        path = self._folder / f"{self._one.name}-{step:06}.jsonl"
         if result.rows:
-            rows = "".join(json.dumps(row) + "\n" for row in result.rows)
-            path = self._folder / f"{self._one.name}-{step:06}.jsonl"
-            storage.write_whole(path, rows.encode())
+            storage.write_whole(path, as_lines(result.rows))
+        texts = dict(result.texts)
+        if result.confusion is not None:
+            storage.write_whole(
+                path.with_name(f"{path.stem}-confusion.json"),
+                as_lines([result.confusion.as_json()]),
+            )
+            texts["confusion"] = str(result.confusion)
+            log.info("Right answers in rows, given ones in columns:\n%s", result.confusion)
         lines, board = self._open()
-        board.write(step, _prefixed(self._one.tag_prefix, result.metrics))
+        board.write(step, _prefixed(self._one.tag_prefix, result.metrics | texts))
         alarms = {"alarm": " ".join(result.alarms)} if result.alarms else {}
-        lines.write(step, result.metrics | alarms)
+        lines.write(step, result.metrics | result.texts | alarms)
         return result.metrics
 
     def _open(self) -> tuple[JsonLines, TensorBoard]:
@@ -179,7 +189,7 @@ class _Log:
         return self._files
 
 
-def _prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+def _prefixed(prefix: str, metrics: Mapping[str, Value]) -> dict[str, Value]:
     return {f"{prefix}{name}": value for name, value in metrics.items()}
 
 

@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import logging
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,22 +14,22 @@ from flax import nnx
 from prompt_tuning.checkpoints import base as base_model
 from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.checkpoints.contents import Contents
-from prompt_tuning.checkpoints.formats import open_model
 from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.checkpoints.run_lock import RunLock
 from prompt_tuning.cli import config
 from prompt_tuning.cli.arguments import RunArguments
+from prompt_tuning.cli.base import check_vocabulary, open_base
 from prompt_tuning.cli.bookkeeping import Bookkeeping
 from prompt_tuning.cli.identity import identity
+from prompt_tuning.cli.launch import launched, writing_explained
 from prompt_tuning.cli.outputs import Evaluations, Prompts
 from prompt_tuning.cli.source import Place, Source
 from prompt_tuning.data.prefetch import prefetch
-from prompt_tuning.errors import CheckpointError, ConfigError, Preempted, nearest
+from prompt_tuning.errors import ConfigError, Preempted, nearest
 from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.losses import Loss
-from prompt_tuning.model import T5, BaseParam, T5Config, parameters
-from prompt_tuning.partitioning import connect, is_main, placement
-from prompt_tuning.paths import NO_ROOM
+from prompt_tuning.model import T5, BaseParam, parameters
+from prompt_tuning.partitioning import is_main, placement
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.prompts.combine import described
 from prompt_tuning.training import loop
@@ -47,8 +45,6 @@ from prompt_tuning.vocabulary import Vocabulary
 TRAINABLE = {"prompt": PromptParam, "model": BaseParam}
 
 log = logging.getLogger("prompt_tuning")
-
-_NO_FOLDER = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,18 +69,7 @@ def run(arguments: RunArguments, **given: Any) -> int:
         arguments: of the command line.
         **given: arguments of `train` that have precedence over gin's.
     """
-    _start_logging()
-    _use_folders(arguments)
-    config.parse(arguments)
-    if arguments.multiprocess_gpu:
-        connect(
-            coordinator_address=arguments.coordinator_address,
-            process_count=arguments.process_count,
-            process_index=arguments.process_index,
-            initialization_timeout=arguments.initialization_timeout,
-        )
-    # Around the reading of data and models too, which may take minutes.
-    with Preemption() as preemption:
+    with launched(arguments) as preemption:
         config.call(train, preemption=preemption, dry_run=arguments.dry_run, **given)
     return 0
 
@@ -159,11 +144,15 @@ def train(
     preemption = preemption or Preemption()
     placed = placement(devices)
     place = functools.partial(placed.batch, microbatches=microbatches)
-    base = None if initial_checkpoint is None else _open_base(initial_checkpoint)
+    base = (
+        None
+        if initial_checkpoint is None
+        else open_base(initial_checkpoint, "INITIAL_CHECKPOINT_PATH")
+    )
     digest = parameters.Fingerprint()
     module = _build(model, prompt, base, trainable, random_seed, digest, shapes_only=dry_run)
     if vocabulary is not None:
-        _check_vocabulary(vocabulary, module.config)
+        check_vocabulary(vocabulary, module.config)
     graph, chosen, frozen = split_model(module, TRAINABLE[trainable])
     first_step = _first_step(base, initial_step)
     last_step = _last_step(total_steps, relative_steps, first_step)
@@ -186,7 +175,7 @@ def train(
     if base and trainable == "model":
         fresh = base_model.with_slots(base, fresh)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_writing_explained(folder))
+        stack.enter_context(writing_explained(folder, "MODEL_DIR"))
         if is_main():
             stack.enter_context(RunLock(folder))
             storage.remove_partial(folder)
@@ -286,48 +275,6 @@ def train(
     return state
 
 
-@contextlib.contextmanager
-def _writing_explained(folder: epath.Path) -> Iterator[None]:
-    """Says of a full disk what is lost, nothing, and of a bad MODEL_DIR which it is."""
-    try:
-        yield
-    except OSError as error:
-        where = f"{error.filename or folder!s} could not be written ({error.strerror})."
-        if error.errno in NO_ROOM:
-            raise CheckpointError(
-                f"{where} What was saved before is whole. Make room and start the same command "
-                "again."
-            ) from error
-        # Of others, such as a file that a metric reads, the traceback says more.
-        if error.errno in _NO_FOLDER and str(error.filename).startswith(str(folder)):
-            raise CheckpointError(
-                f"{where} Set MODEL_DIR to a folder that can be written."
-            ) from error
-        raise
-
-
-def _use_folders(arguments: RunArguments) -> None:
-    """Passes on where TFDS and seqio's caches lie."""
-    if arguments.tfds_data_dir or arguments.seqio_additional_cache_dirs:
-        # Here, because TensorFlow takes seconds that a misspelt gin name should not wait for.
-        from prompt_tuning.data import seqio_tasks
-
-        seqio_tasks.use_folders(
-            tfds_data_dir=arguments.tfds_data_dir,
-            cache_dirs=arguments.seqio_additional_cache_dirs,
-        )
-
-
-def _start_logging() -> None:
-    """Sends the program's own messages to stderr, whatever the libraries do with theirs."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    # In place of an earlier run's, whose stderr may be closed by now.
-    log.handlers = [handler]
-    log.propagate = False
-    log.setLevel(logging.INFO)
-
-
 def _build(
     model: Callable[..., T5],
     prompt: Callable[..., nnx.Module] | None,
@@ -365,13 +312,6 @@ def _build(
     return module
 
 
-def _open_base(path: str) -> Contents:
-    try:
-        return open_model(path)
-    except CheckpointError as error:
-        raise CheckpointError(f"INITIAL_CHECKPOINT_PATH: {error}") from error
-
-
 def _first_step(base: Contents | None, given: int | None) -> int:
     if base is None or base.step is not None:
         known = base.step if base else 0
@@ -387,16 +327,6 @@ def _first_step(base: Contents | None, given: int | None) -> int:
             base.where,
         )
     return given or 0
-
-
-def _check_vocabulary(vocabulary: Vocabulary, shape: T5Config) -> None:
-    # JAX reads a row that a table does not have as NaN, without a word.
-    if vocabulary.size > shape.vocab_size:
-        raise ConfigError(
-            f"The vocabulary has {vocabulary.size} ids, but the model's embedding table has only "
-            f"{shape.vocab_size} rows. Set VOCABULARY_FILE to the vocabulary this model was made "
-            f"for, or choose a model whose T5Config.vocab_size is at least {vocabulary.size}."
-        )
 
 
 def _last_step(total_steps: int | None, relative_steps: int | None, first_step: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from prompt_tuning.data.examples import Example
 from prompt_tuning.data.tables import Row
-from prompt_tuning.data.task_split import ExactMatch, Judge
+from prompt_tuning.data.task_split import PREDICT, ExactMatch, Judge, share_of_equal
 from prompt_tuning.errors import ConfigError, DataError, nearest
 from prompt_tuning.vocabulary import Vocabulary
 
@@ -37,7 +37,8 @@ class FileTask:
     Attributes:
         inputs: what the model reads, with columns in braces; `{{` and `}}` write braces.
         targets: what it should say. If this is one column with `names`, answers are judged as
-            classes, otherwise by exact match.
+            classes, otherwise by exact match. None where nobody knows: there is nothing to learn
+            and nothing to judge, but the model can be asked.
         names: for columns that hold classes: what to say for the classes 0, 1 ... The file may
             hold the numbers or the names, and -1 where nobody knows.
         splits: the path of each split's file, for those that do not lie beside the training file
@@ -47,7 +48,7 @@ class FileTask:
     """
 
     inputs: str
-    targets: str
+    targets: str | None
     names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     name: str | None = None
@@ -61,8 +62,9 @@ class FileTask:
     def templates(self) -> dict[str, list[tuple[str, str | None]]]:
         """The pieces of `inputs` and `targets`: text, and the column after it if there is one."""
         return {
-            feature: _parse(f"FileTask.{feature}", getattr(self, feature))
+            feature: _parse(f"FileTask.{feature}", template)
             for feature in Example._fields
+            if (template := getattr(self, feature)) is not None
         }
 
     @functools.cached_property
@@ -99,7 +101,9 @@ class FileTask:
         return record
 
     def judge(self, vocabulary: Vocabulary) -> Judge:
-        """Returns who compares answers: class by class, or text by text."""
+        """Returns who compares answers: class by class, text by text, or nobody."""
+        if self.targets is None:
+            return Unjudged()
         for column, names in self.names.items():
             if self.targets == f"{{{column}}}":
                 return ClassAccuracy(names=tuple(names))
@@ -111,6 +115,11 @@ class ClassAccuracy:
     """Judges answers by their class: the number of the name that the whole text is, or -1."""
 
     names: tuple[str, ...]
+    modes: frozenset[str] = dataclasses.field(default=PREDICT, init=False)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return self.names
 
     def target(self, record: Mapping[str, Any]) -> int:
         return self._class(record["targets_pretokenized"])
@@ -119,13 +128,59 @@ class ClassAccuracy:
         del record
         return self._class(text)
 
-    def metrics(self, targets: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
-        """Returns the percentage of predictions that equal their target."""
-        right = sum(target == guess for target, guess in zip(targets, predictions, strict=True))
-        return {"accuracy": 100.0 * right / len(targets)}
+    def metrics(
+        self, targets: Sequence[int], predictions: Sequence[int], scores: Sequence[float] = ()
+    ) -> dict[str, float | str]:
+        return share_of_equal(targets, predictions)
+
+    def score_metrics(
+        self, targets: Sequence[int], scores: Sequence[float]
+    ) -> dict[str, float | str]:
+        del targets, scores
+        return {}
 
     def _class(self, text: str) -> int:
         return self.names.index(text) if text in self.names else UNKNOWN_CLASS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unjudged:
+    """Has no right answers, so that no answer is worth anything."""
+
+    modes: frozenset[str] = dataclasses.field(default=frozenset(), init=False)
+    label_names: None = dataclasses.field(default=None, init=False)
+
+    def target(self, record: Mapping[str, Any]) -> None:
+        del record
+
+    def prediction(self, text: str, record: Mapping[str, Any]) -> str:
+        del record
+        return text
+
+    def metrics(
+        self, targets: Sequence[Any], predictions: Sequence[str], scores: Sequence[float] = ()
+    ) -> dict[str, float | str]:
+        del targets, predictions, scores
+        return {}
+
+    def score_metrics(
+        self, targets: Sequence[Any], scores: Sequence[float]
+    ) -> dict[str, float | str]:
+        del targets, scores
+        return {}
+
+
+def plain_text(path: str, columns: Iterable[str]) -> FileTask:
+    """Returns the task of a file that needs no templates.
+
+    Its column `inputs` is what the model reads; `targets`, if it is there, what it should say.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    columns = list(columns)
+    check_column(path, "inputs", columns, "a file without a FILE_TASK")
+    return FileTask(inputs="{inputs}", targets="{targets}" if "targets" in columns else None)
 
 
 def class_numbers(names: Sequence[str]) -> dict[str, int]:

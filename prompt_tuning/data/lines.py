@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prompt_tuning.data import cache, fingerprints, tables
+from prompt_tuning.data import cache, file_task, fingerprints, tables
 from prompt_tuning.data.examples import Example
 from prompt_tuning.data.file_task import GIN_EXAMPLE, FileTask
 from prompt_tuning.data.records import Records
@@ -41,6 +41,7 @@ def file_split(
     lengths: Mapping[str, int] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     max_examples: int | None = None,
+    plain_text: bool = False,
 ) -> TaskSplit:
     """Loads a split of a file task, tokenised once and kept for the next run.
 
@@ -53,19 +54,28 @@ def file_split(
             ones are trimmed before their end token. None trims nothing.
         cache_dir: where tokenised splits are kept; None for the user's cache folder.
         max_examples: reads only the first so many examples.
+        plain_text: a file may go without `task`, see `file_task.plain_text`, and without splits.
 
     Raises:
         ConfigError: there are no templates, or they or the lengths cannot be used.
         DataError: there is no such file, or its rows do not fit.
     """
+    if task is None and plain_text:
+        path = find_split(name, split, {}, itself=True)
+        task = file_task.plain_text(path, next(tables.read_rows(path)).fields)
     if task is None:
         raise ConfigError(
             f"MIXTURE_OR_TASK_NAME is the file {name!r}, but nothing says how its rows become "
             f"text. Add to a gin file, with the columns of yours:\n{GIN_EXAMPLE}"
         )
+    if task.targets is None and not plain_text:
+        raise ConfigError(
+            "FileTask.targets is None, but without the right answers there is nothing to learn and "
+            "nothing to judge. Say what the answer to a row is; only `infer` can do without."
+        )
     lengths = {feature: n for feature, n in (lengths or {}).items() if n is not None}
     _check_lengths(lengths)
-    path = find_split(name, split, task.splits)
+    path = find_split(name, split, task.splits, itself=plain_text)
     title = task.name or task_name(name)
     description = {
         "task": title,
@@ -96,7 +106,9 @@ def _tokenised(
     def rows() -> Iterator[dict[str, Any]]:
         while chosen := list(itertools.islice(records, _BATCH_ROWS)):
             for feature in Example._fields:
-                tokens = vocabulary.encode_batch([one[f"{feature}_pretokenized"] for one in chosen])
+                # Where nobody knows the target, nothing but its end token.
+                texts = [one.get(f"{feature}_pretokenized", "") for one in chosen]
+                tokens = vocabulary.encode_batch(texts)
                 limit = lengths.get(feature)
                 if limit is not None:
                     # One place is the end token's.

@@ -32,12 +32,20 @@ def task_name(name: str) -> str:
     return "task"
 
 
-def find_split(name: str, split: str, splits: Mapping[str, str]) -> str:
+def find_split(name: str, split: str, splits: Mapping[str, str], *, itself: bool = False) -> str:
     """Returns the file of a split.
+
+    Args:
+        name: of the task, see `lines.file_split`.
+        split: the name of the split.
+        splits: the files of those that lie elsewhere.
+        itself: a file whose name has no place for a split is every split.
 
     Raises:
         DataError: there is none; says where it was looked for and what is there.
     """
+    if itself and split not in splits and _SPLIT not in name and _around_split(name) is None:
+        split = "train"
     path, reason = _split_path(name, split, splits)
     if path is not None and epath.Path(path).exists():
         return path

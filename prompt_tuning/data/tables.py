@@ -1,4 +1,4 @@
-"""Rows of the files that people keep examples in: TSV, CSV, JSON lines and Parquet.
+"""Rows of the files that people keep examples in: TSV, CSV, JSON lines, Parquet, plain text.
 
 Every row of a file has the same columns, every field is text or `None`, and whatever does not fit
 is an error that names its line.
@@ -52,8 +52,9 @@ def read_rows(path: str) -> Iterator[Row]:
     - `.jsonl`: one object a line, all with the keys of the first. Numbers stay as they are
       written; lists and objects become JSON text.
     - `.parquet`: as `.jsonl`, but typed.
+    - `.txt`: every line, empty ones too, is the one column `inputs`.
 
-    The text formats are UTF-8 and may be packed by gzip (`.tsv.gz`).
+    All but Parquet are UTF-8 and may be packed by gzip (`.tsv.gz`).
 
     Raises:
         DataError: the file cannot be read, is damaged, has no rows, or has one that does not fit.
@@ -113,6 +114,11 @@ def _read_csv(path: str) -> Iterator[Row]:
             ) from error
 
     return _under_header(path, records())
+
+
+def _read_text(path: str) -> Iterator[Row]:
+    for number, line in _lines(path):
+        yield Row(f"{path}, line {number}", {"inputs": _without_end(line)})
 
 
 def _under_header(path: str, records: Iterator[tuple[int, Sequence[str]]]) -> Iterator[Row]:
@@ -241,8 +247,10 @@ def _no(constant: str) -> None:
 
 
 def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return str(value)  # and no `_Number`, which nobody could store
     return json.dumps(_plain(value), ensure_ascii=False, default=str)
 
 
@@ -261,5 +269,6 @@ _TEXT_READERS: Mapping[str, Callable[[str], Iterator[Row]]] = {
     ".tsv": _read_tsv,
     ".csv": _read_csv,
     ".jsonl": _read_json_lines,
+    ".txt": _read_text,
 }
 _READERS = {**_TEXT_READERS, ".parquet": _read_parquet}

@@ -34,6 +34,7 @@ def task_split(
     file_task: lines.FileTask | None = None,
     max_examples: int | None = None,
     stream_above: int = 10_000_000,
+    plain_text: bool = False,
     seed: int = 0,
 ) -> "TaskSplit | Mixture | Stream | None":
     """Loads a split of a task, tokenised once and kept for the next run.
@@ -51,6 +52,8 @@ def task_split(
         max_examples: reads only the first so many examples.
         stream_above: a registered task with more examples than this, or with an endless source, is
             read as a stream instead.
+        plain_text: a file may go without `file_task`, see `file_task.plain_text`, and without
+            splits. For inference.
         seed: for preprocessors that draw at random. They draw once, not once an epoch, and the same
             for every RANDOM_SEED, so that all runs share one cache.
 
@@ -68,6 +71,7 @@ def task_split(
             lengths=lengths,
             cache_dir=cache_dir,
             max_examples=max_examples,
+            plain_text=plain_text,
         )
     if cache.is_cached(name):
         if epath.Path(name).is_file():

@@ -5,19 +5,37 @@ this and nothing of its origin.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from prompt_tuning.data.examples import Example
 from prompt_tuning.errors import DataError
 
+PREDICT = frozenset({"predict"})
+
 
 @runtime_checkable
 class Judge(Protocol):
     """How a task turns texts into answers and compares them.
 
-    A record is an example with all its features, see `TaskSplit.record`.
+    A record is an example with all its features, see `TaskSplit.record`. Metrics are numbers, or
+    texts for people, by name.
     """
+
+    @property
+    def modes(self) -> frozenset[str]:
+        """What the task's metrics ask of a model, in t5x's words.
+
+        `predict` for decoded texts, `predict_with_aux` for texts with their scores, `score` for
+        the log-probabilities of the right answers.
+        """
+        ...
+
+    @property
+    def label_names(self) -> Sequence[str] | None:
+        """The texts of all classes if the answers are classes, else None."""
+        ...
 
     def target(self, record: Mapping[str, Any]) -> Any:
         """Returns the right answer of an example."""
@@ -27,8 +45,16 @@ class Judge(Protocol):
         """Returns what a decoded text means as an answer to an example."""
         ...
 
-    def metrics(self, targets: Sequence[Any], predictions: Sequence[Any]) -> Mapping[str, Any]:
-        """Returns numbers (other seqio metric values as they are) by name."""
+    def metrics(
+        self, targets: Sequence[Any], predictions: Sequence[Any], scores: Sequence[float]
+    ) -> Mapping[str, float | str]:
+        """Returns what the predictions are worth; `scores` are their log-probabilities."""
+        ...
+
+    def score_metrics(
+        self, targets: Sequence[Any], scores: Sequence[float]
+    ) -> Mapping[str, float | str]:
+        """Returns what the log-probabilities of the right answers are worth (mode `score`)."""
         ...
 
 
@@ -80,6 +106,11 @@ class TaskSplit:
         """The lengths of the longest inputs and of the longest targets."""
         return self.lengths["inputs"].longest, self.lengths["targets"].longest
 
+    @property
+    def answer_length(self) -> int:
+        """How many tokens an answer may have: TASK_FEATURE_LENGTHS, or the longest right one's."""
+        return self.lengths["targets"].limit or self.longest[1]
+
     def record(self, index: int) -> dict[str, Any]:
         """Returns one example with all its features, as the task's functions expect it."""
         features = {name: column[index] for name, column in self.columns.items()}
@@ -98,9 +129,21 @@ class TaskSplit:
             )
         return [self.judge.prediction(text, self.record(i)) for i, text in enumerate(texts)]
 
-    def metrics(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Returns the task's metrics over decoded answers, one for each example."""
-        return dict(self.judge.metrics(self.targets(), self.predictions(texts)))
+    def metrics(
+        self, texts: Sequence[str], scores: Sequence[float] | None = None
+    ) -> dict[str, float | str]:
+        """Returns the task's metrics over decoded answers, one for each example.
+
+        Args:
+            texts: the answers.
+            scores: their log-probabilities; NaN where nobody knows them.
+        """
+        scores = [math.nan] * len(texts) if scores is None else scores
+        return dict(self.judge.metrics(self.targets(), self.predictions(texts), scores))
+
+    def score_metrics(self, scores: Sequence[float]) -> dict[str, float | str]:
+        """Returns the task's metrics over the log-probabilities of the right answers."""
+        return dict(self.judge.score_metrics(self.targets(), scores))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,6 +155,8 @@ class ExactMatch:
     """
 
     decode: Any
+    modes: frozenset[str] = dataclasses.field(default=PREDICT, init=False)
+    label_names: None = dataclasses.field(default=None, init=False)
 
     def target(self, record: Mapping[str, Any]) -> str:
         text = record.get("targets_pretokenized")
@@ -123,7 +168,19 @@ class ExactMatch:
         del record
         return text.strip()
 
-    def metrics(self, targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-        """Returns the share of equal texts as `accuracy`, in percent as all our metrics."""
-        hits = sum(a == b for a, b in zip(targets, predictions, strict=True))
-        return {"accuracy": 100 * hits / len(targets)}
+    def metrics(
+        self, targets: Sequence[str], predictions: Sequence[str], scores: Sequence[float] = ()
+    ) -> dict[str, float | str]:
+        return share_of_equal(targets, predictions)
+
+    def score_metrics(
+        self, targets: Sequence[str], scores: Sequence[float]
+    ) -> dict[str, float | str]:
+        del targets, scores
+        return {}
+
+
+def share_of_equal(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | str]:
+    """Returns the share of predictions that equal their target as `accuracy`, in percent."""
+    right = sum(target == guess for target, guess in zip(targets, predictions, strict=True))
+    return {"accuracy": 100.0 * right / len(targets)}

@@ -1,4 +1,4 @@
-"""Evaluation of a split: teacher forced (what the model was trained for) and decoded."""
+"""What an evaluation is, and the teacher-forced one: what the model was trained for."""
 
 import dataclasses
 import itertools
@@ -6,25 +6,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 from flax import nnx
 
 from prompt_tuning.batch import Batch
 from prompt_tuning.data.batches import OnePassBatches
 from prompt_tuning.data.buckets import buckets_up_to
 from prompt_tuning.data.examples import Example
-from prompt_tuning.decoding.generate import make_generate
-from prompt_tuning.evaluation.alarms import constant_answers
+from prompt_tuning.data.task_split import Judge
+from prompt_tuning.errors import ConfigError
+from prompt_tuning.evaluation.confusion import Confusion
+from prompt_tuning.evaluation.examination import Place
 from prompt_tuning.losses import Loss
-from prompt_tuning.partitioning import on_host
 from prompt_tuning.training.metrics import finish
 from prompt_tuning.training.step import make_eval_step
-from prompt_tuning.vocabulary import Vocabulary
 
 
 @runtime_checkable
 class Judged(Protocol):
-    """A split whose task judges decoded answers, as `data.task_split.TaskSplit` does."""
+    """A split whose task judges answers, as `data.task_split.TaskSplit` does."""
 
     @property
     def examples(self) -> Sequence[Example]: ...
@@ -32,39 +31,67 @@ class Judged(Protocol):
     @property
     def longest(self) -> tuple[int, int]: ...
 
+    @property
+    def answer_length(self) -> int: ...
+
     def targets(self) -> Sequence[Any]: ...
 
-    def metrics(self, texts: Sequence[str]) -> Mapping[str, Any]: ...
+    def predictions(self, texts: Sequence[str]) -> Sequence[Any]: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def judge(self) -> Judge: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def metrics(
+        self, texts: Sequence[str], scores: Sequence[float] | None = None
+    ) -> Mapping[str, float | str]: ...
+
+    def score_metrics(self, scores: Sequence[float]) -> Mapping[str, float | str]: ...
 
     def record(self, index: int) -> Mapping[str, Any]: ...
 
 
 class Result(NamedTuple):
-    """The metrics of one evaluation and, if answers were decoded, one row for each example.
+    """What one evaluation found.
 
-    `alarms` are sentences that a person should read.
+    Attributes:
+        metrics: numbers by name.
+        rows: one for each example, if it was answered.
+        alarms: sentences that a person should read.
+        texts: what the task's metrics say in words, by name.
+        confusion: of the classes, if the answers are classes.
     """
 
     metrics: dict[str, float]
-    rows: list[dict[str, Any]]
-    alarms: list[str]
+    rows: list[dict[str, Any]] = []  # noqa: RUF012 - nobody adds to it.
+    alarms: list[str] = []  # noqa: RUF012
+    texts: dict[str, str] = {}  # noqa: RUF012
+    confusion: Confusion | None = None
 
 
 Evaluate = Callable[[nnx.State, nnx.State], Result]
-Place = Callable[[Batch], Batch]
 
 
 @runtime_checkable
 class Evaluation(Protocol):
     """What `train` evaluates now and then: it is prepared once and then called.
 
-    `folder` and `tag_prefix` say where its metrics go and what they are called in TensorBoard.
-    `prepare` is told where batches go (`Placement.batch`); None leaves them to the default device.
+    `fingerprint` is that of its data; `folder` and `tag_prefix` say where its metrics go and what
+    they are called in TensorBoard. `prepare` is told where batches go (`Placement.batch`); None
+    leaves them to the default device.
     """
 
     name: str
     folder: str
     tag_prefix: str
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def prepare(self, graph: nnx.GraphDef, place: Place | None = None) -> Evaluate: ...
 
@@ -89,6 +116,18 @@ class TeacherForced:
     folder: str = dataclasses.field(default="training_eval", init=False)
     tag_prefix: str = dataclasses.field(default="", init=False)
 
+    def __post_init__(self):
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(
+                f"EVAL_STEPS is {self.steps}, expected 1 or more batches, or None for all."
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        read = len(self.split.examples) if self.steps is None else self.steps * self.batch_size
+        every = read >= len(self.split.examples)
+        return self.split.fingerprint + ("" if every else f", the first {read}")
+
     def prepare(self, graph: nnx.GraphDef, place: Place | None = None) -> Evaluate:
         """Returns the evaluation of a pair of trainable and frozen state."""
         source = one_pass(self.split, self.batch_size)
@@ -98,59 +137,9 @@ class TeacherForced:
             batches = map(place or _stay, itertools.islice(source.batches(), self.steps))
             sums = jax.device_get([step(trainable, frozen, batch) for batch in batches])
             total = {name: sum(float(one[name]) for one in sums) for name in sums[0]}
-            return Result(finish(total | {"steps": float(len(sums))}), [], [])
+            return Result(finish(total | {"steps": float(len(sums))}))
 
         return evaluate
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """Answers decoded greedily and judged by the task's own metrics (t5x `infer_eval`).
-
-    Attributes:
-        name: the task.
-        split: its examples and its judgement.
-        vocabulary: turns tokens into the text that is judged.
-        batch_size: rows of a batch.
-    """
-
-    name: str
-    split: Judged
-    vocabulary: Vocabulary
-    batch_size: int
-    folder: str = dataclasses.field(default="inference_eval", init=False)
-    tag_prefix: str = dataclasses.field(default="eval/", init=False)
-
-    def prepare(self, graph: nnx.GraphDef, place: Place | None = None) -> Evaluate:
-        """Returns the evaluation of a pair of trainable and frozen state."""
-        source = one_pass(self.split, self.batch_size)
-        # As in t5x, no answer is longer than the longest right one.
-        _, length = self.split.longest
-        generate = make_generate(graph, length=length, eos_id=self.vocabulary.eos_id)
-        targets = self.split.targets()
-
-        def evaluate(trainable: nnx.State, frozen: nnx.State) -> Result:
-            answers: list[np.ndarray] = []
-            for step, batch in enumerate(map(place or _stay, source.batches())):
-                tokens = on_host(generate(trainable, frozen, batch.inputs))
-                answers.extend(tokens[: source.rows(step)])
-            texts = [self.vocabulary.decode(tokens) for tokens in answers]
-            metrics = {name: float(x) for name, x in self.split.metrics(texts).items()}
-            rows = [self._row(*row) for row in enumerate(zip(targets, texts, strict=True))]
-            alarm = constant_answers(texts, targets)
-            return Result(metrics, rows, [alarm] if alarm else [])
-
-        return evaluate
-
-    def _row(self, index: int, answers: tuple[Any, str]) -> dict[str, Any]:
-        """What seqio's evaluator writes of an example (`<task>-<step>.jsonl`)."""
-        target, prediction = answers
-        record = self.split.record(index)
-        return {
-            "input": {name: _plain(value) for name, value in record.items()},
-            "target": _plain(target),
-            "prediction": prediction,
-        }
 
 
 def one_pass(split: Judged, batch_size: int) -> OnePassBatches:
@@ -163,12 +152,3 @@ def one_pass(split: Judged, batch_size: int) -> OnePassBatches:
 
 def _stay(batch: Batch) -> Batch:
     return batch
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold of a feature."""
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list):
-        return [_plain(one) for one in value]
-    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value

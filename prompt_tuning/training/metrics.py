@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, SupportsFloat, runtime_checkable
@@ -124,7 +125,9 @@ class JsonLines:
         self._file.append(json.dumps({"step": step, **finite, **texts}).encode() + b"\n")
 
 
-def read_lines(path: epath.PathLike, *, last_step: int) -> dict[int, dict[str, float]]:
+def read_lines(
+    path: epath.PathLike, *, last_step: int | None = None
+) -> dict[int, dict[str, float]]:
     """Returns the numbers that `JsonLines` has written of the steps up to `last_step`, by step.
 
     What was not finite comes back as NaN; a line that a killed process left half is not there.
@@ -137,7 +140,7 @@ def read_lines(path: epath.PathLike, *, last_step: int) -> dict[int, dict[str, f
     for line in whole.splitlines():
         values = json.loads(line)
         step = values.pop("step")
-        if step <= last_step:
+        if last_step is None or step <= last_step:
             found[step] = {
                 name: math.nan if x is None else x
                 for name, x in values.items()
@@ -147,7 +150,7 @@ def read_lines(path: epath.PathLike, *, last_step: int) -> dict[int, dict[str, f
 
 
 class TensorBoard:
-    """Writes scalars to a new TensorBoard event file in a folder.
+    """Writes scalars and texts to a new TensorBoard event file in a folder.
 
     tensorboardX supplies the messages and the checksum. Its own writer keeps them in a queue, so
     the last ones are lost when the process is killed, and it cannot write where `epath` can.
@@ -167,11 +170,16 @@ class TensorBoard:
             start = SessionLog(status=SessionLog.START)
             self._append(Event(wall_time=time.time(), step=last_step + 1, session_log=start))
 
-    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
-        scalars = Event(wall_time=time.time(), step=step)
+    def write(self, step: int, values: Mapping[str, SupportsFloat | str]) -> None:
+        event = Event(wall_time=time.time(), step=step)
         for name, value in values.items():
-            scalars.summary.MergeFrom(summary.scalar(name, float(value)))
-        self._append(scalars)
+            if isinstance(value, str):
+                # TensorBoard shows Markdown, where four spaces keep lines and columns.
+                shown = summary.text(name, textwrap.indent(value, "    "))
+            else:
+                shown = summary.scalar(name, float(value))
+            event.summary.MergeFrom(shown)
+        self._append(event)
 
     def _append(self, event: Event) -> None:
         # A TFRecord: length, checksum of the length, message, checksum of the message.

@@ -16,6 +16,7 @@ from prompt_tuning.data import lines
 from prompt_tuning.data.file_task import FileTask
 from prompt_tuning.data.lines import file_split
 from prompt_tuning.data.seqio_tasks import examples_of
+from prompt_tuning.data.task_split import Judge
 from prompt_tuning.errors import ConfigError, DataError
 from prompt_tuning.tasks.text_files import TsvTask, register_tsv_task
 from prompt_tuning.vocabulary import ByteVocabulary
@@ -247,6 +248,106 @@ def test_a_file_without_templates_says_what_to_write(tmp_path, vocabulary):
         load(tmp_path / "train.tsv", vocabulary, task=None)
     assert "FILE_TASK = @file_task.FileTask()" in str(caught.value)
     assert str(caught.value).startswith(f"MIXTURE_OR_TASK_NAME is the file '{tmp_path}/train.tsv'")
+
+
+def test_a_text_is_asked_line_by_line(tmp_path, vocabulary):
+    path = write(tmp_path / "questions.txt", "is it dull?\n\nlast\n")
+    assert lines.is_file_task(path)
+    loaded = load(path, vocabulary, "test", task=None, plain_text=True)
+    assert (loaded.task, loaded.split, len(loaded.examples)) == ("questions", "test", 3)
+    for example, text in zip(loaded.examples, ["is it dull?", "", "last"], strict=True):
+        assert example.inputs.tolist() == [*vocabulary.encode(text), 1]
+        assert example.targets.tolist() == [1]
+    assert loaded.record(0) | {"inputs": 0, "targets": 0} == {
+        "idx": 0,
+        "inputs_pretokenized": "is it dull?",
+        "inputs": 0,
+        "targets": 0,
+    }
+    assert loaded.judge.modes == frozenset() and loaded.judge.label_names is None
+    assert loaded.targets() == [None] * 3
+    assert loaded.predictions(["a", "b", "c"]) == ["a", "b", "c"]
+    assert loaded.metrics(["a", "b", "c"]) == loaded.score_metrics([1.0, 2.0, 3.0]) == {}
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_table_with_inputs_and_targets_needs_no_templates(tmp_path, vocabulary, ending):
+    path = tmp_path / f"asked{ending}"
+    asked = [["is it {dull}?", "1"], ["why", "0"]]
+    FORMATS[ending](path, asked)
+    named = [name.replace("sentence", "inputs").replace("label", "targets") for name in HEADER]
+    if ending == ".parquet":
+        table = pyarrow.parquet.read_table(path).rename_columns(named)
+        pyarrow.parquet.write_table(table, path)
+    else:
+        packed = gzip.open if ending.endswith(".gz") else open
+        with packed(path, "rt", encoding="utf-8", newline="") as file:
+            text = file.read()
+        write(path, text.replace("sentence", "inputs").replace("label", "targets"))
+    loaded = load(path, vocabulary, "any", task=None, plain_text=True)
+    assert [one["inputs_pretokenized"] for one in map(loaded.record, (0, 1))] == [
+        "is it {dull}?",
+        "why",
+    ]
+    assert loaded.targets() == ["1", "0"]
+    assert loaded.metrics(["1", " 1 "]) == {"accuracy": 50.0}
+
+
+def test_a_file_without_inputs_says_what_it_has(tmp_path, vocabulary):
+    as_tsv(tmp_path / "asked.tsv", ROWS)
+    message = (
+        f"{tmp_path}/asked.tsv has no column 'inputs', which a file without a FILE_TASK asks for. "
+        "It has: sentence, label."
+    )
+    with raises(DataError, message):
+        load(tmp_path / "asked.tsv", vocabulary, task=None, plain_text=True)
+
+
+def test_with_templates_a_file_may_be_asked_too(tmp_path, vocabulary):
+    as_tsv(tmp_path / "all.tsv", ROWS)
+    loaded = load(tmp_path / "all.tsv", vocabulary, "validation", plain_text=True)
+    assert (loaded.split, loaded.targets()) == ("validation", [1, 0, -1])
+
+
+def test_without_right_answers_a_task_can_only_be_asked(tmp_path, vocabulary):
+    as_tsv(tmp_path / "train.tsv", ROWS)
+    task = dataclasses.replace(FILMS, targets=None)
+    loaded = load(tmp_path / "train.tsv", vocabulary, task=task, plain_text=True)
+    assert "targets_pretokenized" not in loaded.record(0)
+    assert [one.targets.tolist() for one in loaded.examples] == [[1], [1], [1]]
+    message = (
+        "FileTask.targets is None, but without the right answers there is nothing to learn and "
+        "nothing to judge. Say what the answer to a row is; only `infer` can do without."
+    )
+    with raises(ConfigError, message):
+        load(tmp_path / "train.tsv", vocabulary, task=task)
+
+
+def test_an_empty_text_has_no_examples(tmp_path, vocabulary):
+    path = write(tmp_path / "questions.txt", "")
+    message = f"{path} is empty or has only the names of its columns: there are no examples in it."
+    with raises(DataError, message):
+        load(path, vocabulary, task=None, plain_text=True)
+
+
+def test_the_judge_of_a_file_says_what_it_wants_and_what_it_knows(vocabulary):
+    classes, texts, nobody = (
+        dataclasses.replace(FILMS, targets=targets).judge(vocabulary)
+        for targets in ("{label}", "it is {label}", None)
+    )
+    assert [one.modes for one in (classes, texts)] == [frozenset({"predict"})] * 2
+    assert nobody.modes == frozenset()
+    assert [one.label_names for one in (classes, texts, nobody)] == [NAMES, None, None]
+    assert all(isinstance(one, Judge) for one in (classes, texts, nobody))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "length"), [(None, 0), ({"inputs": 3}, 0), ({"targets": 30}, 30)]
+)
+def test_answers_may_be_as_long_as_targets_are_allowed_to_be(tmp_path, vocabulary, lengths, length):
+    as_tsv(tmp_path / "train.tsv", ROWS)
+    loaded = load(tmp_path / "train.tsv", vocabulary, lengths=lengths)
+    assert loaded.answer_length == (length or loaded.longest[1])
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,29 @@ def test_a_split_may_be_named_outright(folder):
     assert find_split("train.tsv", "validation", {"validation": "dev.tsv"}) == "dev.tsv"
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "splits", "file"),
+    [
+        ("all.tsv", "validation", {}, "all.tsv"),
+        ("all.tsv", "train", {}, "all.tsv"),
+        ("all.tsv", "test", {"test": "dev.tsv"}, "dev.tsv"),
+        ("train.tsv", "dev", {}, "dev.tsv"),
+        ("books.train.tsv", "test", {}, "books.test.tsv"),
+        ("{split}.tsv", "dev", {}, "dev.tsv"),
+        ("{split}/part.csv.gz", "test", {}, "test/part.csv.gz"),
+    ],
+)
+def test_a_file_without_a_place_for_a_split_may_be_all_of_them(folder, name, split, splits, file):
+    assert find_split(name, split, splits, itself=True) == file
+
+
+def test_a_folder_of_a_split_stands_for_no_other_split(folder):
+    (folder / "train").mkdir()
+    (folder / "train" / "part.csv.gz").touch()
+    with pytest.raises(DataError, match=r"no split 'dev': there is no file 'dev/part\.csv\.gz'"):
+        find_split("{split}/part.csv.gz", "dev", {}, itself=True)
+
+
 MISSING = {
     "derived": (
         ("train.tsv", "validation", {}),

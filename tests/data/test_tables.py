@@ -40,25 +40,51 @@ def fields(path):
 
 @pytest.mark.parametrize(
     "name",
-    ["a.tsv", "a.csv", "a.jsonl", "a.parquet", "a.TSV", "b/a.b.csv.gz", "gs://b/a.jsonl.gz"],
+    [
+        "a.tsv",
+        "a.csv",
+        "a.jsonl",
+        "a.parquet",
+        "a.txt",
+        "a.TSV",
+        "b/a.b.csv.gz",
+        "a.txt.gz",
+        "gs://b/a.jsonl.gz",
+    ],
 )
 def test_a_table_is_known_by_its_ending(name):
     assert is_table(name)
 
 
-@pytest.mark.parametrize("name", ["tsv", "sst2", "a.txt", "a.parquet.gz", "a.tsv.xz", "a.tsv/"])
+@pytest.mark.parametrize(
+    "name", ["tsv", "txt", "sst2", "a.md", "a.parquet.gz", "a.tsv.xz", "a.tsv/"]
+)
 def test_other_names_are_no_tables(name):
     assert not is_table(name)
 
 
 def test_another_ending_is_refused():
-    with pytest.raises(DataError, match=r"^a\.txt is no table\. Its name should end with one of:"):
-        read_rows("a.txt")
+    with pytest.raises(DataError) as caught:
+        read_rows("a.md")
+    assert str(caught.value) == (
+        "a.md is no table. Its name should end with one of: .tsv, .csv, .jsonl, .txt, .parquet, "
+        ".tsv.gz, .csv.gz, .jsonl.gz, .txt.gz."
+    )
 
 
 def test_tabs_separate_and_quotes_mean_nothing(write):
     path = write("train.tsv", 'a\tb\n"x\t"y, z"\n\u2028 \x0c\t\n')
     assert fields(path) == [{"a": '"x', "b": '"y, z"'}, {"a": "\u2028 \x0c", "b": ""}]
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_every_line_of_a_text_is_an_input(write, packed):
+    text = '\ufeffa\tb "c", d\r\n\n  \u2028 \x0c e \nlast'.encode()
+    path = write("a.txt.gz" if packed else "a.txt", gzip.compress(text) if packed else text)
+    rows = list(read_rows(path))
+    lines = ['a\tb "c", d', "", "  \u2028 \x0c e ", "last"]
+    assert [dict(row.fields) for row in rows] == [{"inputs": line} for line in lines]
+    assert [row.place for row in rows] == [f"{path}, line {number}" for number in (1, 2, 3, 4)]
 
 
 def test_csv_fields_may_hold_what_separates_them(write):

@@ -1,10 +1,7 @@
 """What a run leaves behind, says and refuses, by the command line."""
 
-import contextlib
 import json
 import re
-import resource
-import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +18,7 @@ from prompt_tuning.cli import train as train_script
 from prompt_tuning.tasks.features import t5_features
 from prompt_tuning.training import loop
 from prompt_tuning.vocabulary import SentencePieceVocabulary
+from tests.full_disk import room
 from tests.run_processes import BASE_STEP, FLAGS, ROOT, make_world
 from tests.small_vocabulary import SENTENCES
 from tests.tiny_runs import binding
@@ -134,10 +132,10 @@ def test_a_folder_that_cannot_be_is_refused(train, tmp_path):
 
 
 def test_a_file_that_is_no_table_is_refused(train, tmp_path):
-    (tmp_path / "train.txt").write_text("a film\n")
-    code, said = train(binding("MIXTURE_OR_TASK_NAME", tmp_path / "train.txt"))
+    (tmp_path / "train.doc").write_text("a film\n")
+    code, said = train(binding("MIXTURE_OR_TASK_NAME", tmp_path / "train.doc"))
     assert code == 3
-    assert "Its name should end with one of: .tsv, .csv, .jsonl, .parquet" in said
+    assert "Its name should end with one of: .tsv, .csv, .jsonl, .txt, .parquet" in said
 
 
 def test_the_same_answer_to_everything_raises_an_alarm(train, tmp_path):
@@ -249,19 +247,6 @@ def test_a_damaged_cache_exits_with_3_and_a_new_one_mends_it(train, tmp_path):
         path.unlink()
     file.parent.rmdir()
     assert train(binding("CACHE_DIR", cache), f"--gin.TRAIN_STEPS={LAST + 1}")[0] == 0
-
-
-@contextlib.contextmanager
-def room(size):
-    """Lets no file grow beyond a size, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 @pytest.mark.parametrize(

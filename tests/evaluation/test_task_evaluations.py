@@ -1,31 +1,40 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from prompt_tuning.data.examples import Example
+from prompt_tuning.data.file_task import Unjudged
 from prompt_tuning.errors import ConfigError
-from prompt_tuning.evaluation.task_evaluations import task_evaluations
+from prompt_tuning.evaluation import Decode
+from prompt_tuning.evaluation.task_evaluations import splits_of, task_evaluations
 from prompt_tuning.losses import Loss
 from prompt_tuning.vocabulary import ByteVocabulary
 from tests.data.splits import split_of
+from tests.evaluation.questions import Told
 
 EXAMPLES = [Example(np.array([5, 1], np.int32), np.array([6, 1], np.int32))]
 FIRST, SECOND = (split_of(name, EXAMPLES, split="validation") for name in ("first", "second"))
 
 
+ANSWERING = Decode(vocabulary=ByteVocabulary())
+
+
 def evaluations(split, **settings):
-    return task_evaluations(split, vocabulary=ByteVocabulary(), batch_size=4, **settings)
+    return task_evaluations(split, answering=ANSWERING, batch_size=4, **settings)
 
 
-def test_a_task_is_evaluated_teacher_forced_and_decoded():
+def test_a_task_is_evaluated_teacher_forced_and_by_its_metrics():
     loss = Loss(z_loss=0.5)
-    forced, decoded = evaluations(FIRST, teacher_forced_steps=7, loss=loss)
+    forced, judged = evaluations(FIRST, teacher_forced_steps=7, loss=loss)
     assert (forced.name, forced.folder, forced.steps, forced.loss) == (
         "first",
         "training_eval",
         7,
         loss,
     )
-    assert (decoded.name, decoded.folder, decoded.split) == ("first", "inference_eval", FIRST)
+    assert (judged.name, judged.folder, judged.split) == ("first", "inference_eval", FIRST)
+    assert (judged.answering, judged.batch_size, forced.batch_size) == (ANSWERING, 4, 4)
 
 
 def test_every_task_of_a_mixture_is_evaluated_on_its_own():
@@ -36,6 +45,28 @@ def test_every_task_of_a_mixture_is_evaluated_on_its_own():
         ("second", "training_eval"),
         ("second", "inference_eval"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("judge", "teacher_forced", "folders"),
+    [
+        (FIRST.judge, False, ["inference_eval"]),
+        (Unjudged(), True, ["training_eval"]),
+        (Unjudged(), False, []),
+        (Told(modes=frozenset({"score"})), True, ["training_eval", "inference_eval"]),
+    ],
+    ids=["no loss", "no metrics", "nothing", "scored"],
+)
+def test_only_what_is_asked_for_is_evaluated(judge, teacher_forced, folders):
+    split = dataclasses.replace(FIRST, judge=judge)
+    found = evaluations(split, teacher_forced=teacher_forced)
+    assert [one.folder for one in found] == folders
+
+
+def test_the_splits_of_a_mixture_are_found_in_their_order():
+    assert splits_of(FIRST) == [FIRST]
+    assert splits_of([(SECOND, 1.0), (FIRST, 2.0)]) == [SECOND, FIRST]
+    assert splits_of(None) == []
 
 
 def test_without_a_split_nothing_is_evaluated():

@@ -12,7 +12,7 @@ import numpy as np
 
 from prompt_tuning.data.examples import Example
 from prompt_tuning.data.task_split import ExactMatch
-from prompt_tuning.evaluation import Decoded, TeacherForced
+from prompt_tuning.evaluation import Decode, TaskMetrics, TeacherForced
 from prompt_tuning.model.parameters import named
 from prompt_tuning.partitioning import connect, is_main, on_host, placement
 from prompt_tuning.prompts import PromptParam
@@ -47,8 +47,13 @@ def main(port, processes, index):
     split = split_of("five", EXAMPLES)
     split = dataclasses.replace(split, judge=ExactMatch(decode=lambda ids: str(ids.tolist())))
     forced = TeacherForced(name="five", split=split, batch_size=3).prepare(graph, here.batch)
-    decoded = Decoded(name="five", split=split, vocabulary=ByteVocabulary(), batch_size=3)
-    answers = decoded.prepare(graph, here.batch)(prompt, frozen)
+    judged = TaskMetrics(
+        name="five",
+        split=split,
+        answering=Decode(vocabulary=ByteVocabulary()),
+        batch_size=3,
+    )
+    answers = judged.prepare(graph, here.batch)(prompt, frozen)
     (name,) = named(prompt)
     found = {
         "main": is_main(),

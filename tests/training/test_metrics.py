@@ -209,6 +209,41 @@ def test_a_line_may_hold_texts(tmp_path):
     ]
 
 
+def shown_texts(folder):
+    """The texts of the newest event file: name, then text."""
+    *_, file = sorted(folder.iterdir())
+    *_, last = [Event.FromString(record) for record in records(file)]
+    return {
+        value.tag: [one.decode() for one in value.tensor.string_val]
+        for value in last.summary.value
+        if value.metadata.plugin_data.plugin_name == "text"
+    }
+
+
+def test_tensorboard_shows_texts_beside_numbers(tmp_path):
+    TensorBoard(tmp_path).write(7, {"eval/accuracy": 0.5, "eval/said": "*yes*", "eval/em": 1.0})
+    assert shown_texts(tmp_path) == {"eval/said/text_summary": ["    *yes*"]}
+    *_, (step, values) = events(tmp_path)
+    assert step == 7
+    assert (values["eval/accuracy"], values["eval/em"]) == (0.5, 1.0)
+
+
+def test_tensorboard_keeps_the_columns_of_a_table(tmp_path):
+    table = "      no  yes\nno     3    1\n\nyes    0   12"
+    TensorBoard(tmp_path).write(1, {"confusion": table})
+    # In Markdown, lines that begin with four spaces stand as they are written.
+    assert shown_texts(tmp_path) == {
+        "confusion/text_summary": ["          no  yes\n    no     3    1\n\n    yes    0   12"]
+    }
+
+
+def test_all_numbers_are_read_back_if_no_step_is_the_last(tmp_path):
+    for step in (1, 5):
+        JsonLines(tmp_path / "m.jsonl").write(step, {"loss": 1 / step})
+    assert read_lines(tmp_path / "m.jsonl") == {1: {"loss": 1.0}, 5: {"loss": 0.2}}
+    assert read_lines(tmp_path / "absent.jsonl") == {}
+
+
 def test_numbers_are_read_back_up_to_a_step_and_without_what_is_torn(tmp_path):
     path = tmp_path / "m.jsonl"
     assert read_lines(path, last_step=9) == {}
