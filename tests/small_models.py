@@ -7,6 +7,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from prompt_tuning.batch import PAD, Batch
@@ -47,6 +48,13 @@ MODELS = {
     ),
     "T5 1.1 with scales": (T5_1_1, {"scales": Scale}),
 }
+
+
+# For laws that are long to compile: the other models obey them in the slow tests.
+_QUICK = ("T5 1.1", "T5 1.1 with a prompt")
+SOME_MODELS = [
+    pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in MODELS
+]
 
 
 def small_model(name="T5 1.1 with a prompt", *, kind=T5, **changes):

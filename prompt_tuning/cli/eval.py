@@ -128,6 +128,8 @@ def evaluate(
                 continue
             preemption.defer()
             _note(folder, subject, settings, data)
+            if prepared[graph].has(subject.step):
+                log.info("Step %d was measured before.", subject.step)
             state = RunState(placed.replicated(learned), None, subject.step)
             metrics = None if preemption.stop() else prepared[graph](state)
             if metrics is None:

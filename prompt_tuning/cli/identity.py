@@ -34,7 +34,7 @@ _FREE = re.compile(
 _OF_ANSWERS = re.compile(
     r"""
     (.*\b)?(ANSWERING | DECODING | ENSEMBLE)/.*
-    | (.*\b)?(Decode | ChooseLabel | Greedy | Sample | BeamSearch
+    | (.*\b)?(Decode | ChooseLabel | Greedy | Sample | BeamSearch | HuggingFaceBeamSearch
             | Vote | MeanLogProbability)\.\w+
     """,
     re.VERBOSE,

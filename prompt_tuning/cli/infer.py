@@ -17,7 +17,6 @@ from prompt_tuning.cli.arguments import RunArguments
 from prompt_tuning.cli.identity import identity
 from prompt_tuning.cli.launch import launched, writing_explained
 from prompt_tuning.cli.subjects import subjects
-from prompt_tuning.data.file_task import Unjudged
 from prompt_tuning.data.task_split import TaskSplit
 from prompt_tuning.decoding.ensemble import Combination, Vote
 from prompt_tuning.errors import ConfigError, DataError, Preempted, nearest
@@ -137,11 +136,6 @@ def infer(
     def lines_of(one: TaskSplit) -> Callable[[Sequence[int]], list[dict[str, Any]]]:
         """Returns what makes the lines of examples of a task."""
         fields.of(one.record(0))
-        if mode == "score" and isinstance(one.judge, Unjudged):
-            raise DataError(
-                f"MODE is 'score', but {one.task!r} has no right answers to score. Give its file a "
-                "column `targets`, or let the model answer with MODE = 'predict'."
-            )
         examine = Examination(
             examples=one.examples, longest=one.longest, batch_size=batch_size, place=placed.batch
         )

@@ -117,6 +117,10 @@ class Evaluations:
             found |= _prefixed(one.prefix, metrics)
         return found
 
+    def has(self, step: int) -> bool:
+        """Tells whether everything was measured of a step before."""
+        return all(step in one.values for one in self._logs)
+
     @property
     def prefixes(self) -> list[str]:
         """What the names of all metrics begin with, as in `inference_eval/sst2/`."""

@@ -353,6 +353,7 @@ def test_other_models_are_refused(tmp_path, names, reason):
     assert reason in said
 
 
+@pytest.mark.slow
 def test_no_damage_is_another_kind_of_error(folder):
     """Every 40th byte of the index is changed, and every 300th of the data."""
     opened = 0

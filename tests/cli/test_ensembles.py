@@ -88,7 +88,9 @@ def test_the_likeliest_label_on_average_is_given(infer):
     assert {row["prediction"][-1] for row in rows} == {*LABELS}
 
 
-@pytest.mark.parametrize("more", [[], MEAN], ids=["vote", "mean"])
+@pytest.mark.parametrize(
+    "more", [pytest.param([], marks=pytest.mark.slow, id="vote"), pytest.param(MEAN, id="mean")]
+)
 def test_a_decoded_answer_is_one_of_those_of_the_prompts(infer, more):
     alone = [infer([name]) for name in PROMPTS]
     together = infer(PROMPTS, *more)

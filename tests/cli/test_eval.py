@@ -153,8 +153,10 @@ def test_what_was_measured_is_not_measured_again(evaluate, calls, tmp_path):
     assert evaluate(f"--gin.CHECKPOINTS={LAST}")[0] == 0
     assert calls == [("training_eval", "films"), ("inference_eval", "films")]
     calls.clear()
-    assert evaluate(f"--gin.CHECKPOINTS=[{BASE_STEP}, {LAST}]")[0] == 0
+    code, said = evaluate(f"--gin.CHECKPOINTS=[{BASE_STEP}, {LAST}]")
+    assert code == 0
     assert calls == [("training_eval", "films"), ("inference_eval", "films")]
+    assert re.findall(r"Step (\d+) was measured before", said) == [str(LAST)]
     assert sorted(measured(out)["inference_eval"]) == [BASE_STEP, LAST]
     calls.clear()
     before = files(out)

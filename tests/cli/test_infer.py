@@ -591,8 +591,8 @@ BAD = {
     "nothing to score": (
         ["--gin.MIXTURE_OR_TASK_NAME='{}/ask.txt'", "--gin.FILE_TASK=None", "--gin.MODE='score'"],
         3,
-        r"MODE is 'score', but 'ask' has no right answers to score\. Give its file a column "
-        r"`targets`, or let the model answer with MODE = 'predict'\.",
+        r"There are no targets to score in 'ask', split 'validation'\. Give the file a column "
+        r"`targets`, or a FILE_TASK that says what they are; or set MODE to 'predict'\.",
     ),
     "a label that nobody may choose": (
         [*CHOOSING, "--gin.ChooseLabel.labels=['every', 'twise']"],

@@ -33,7 +33,7 @@ from tests.decoding.strategies import (
     unpadded,
 )
 from tests.reference_models import QUICKLY
-from tests.small_models import BATCH, MODELS, small_model
+from tests.small_models import BATCH, SOME_MODELS, small_model
 
 # The package's function of the same name hides it.
 module = sys.modules[t5_decoder.__module__]
@@ -89,7 +89,7 @@ def taken_apart(graph, state, strategy):
     return strategy(decoder, terms, KEYS)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", SOME_MODELS)
 def test_remembering_in_parts_changes_no_answer_of_any_model(model):
     # What models differ in is how they keep the past, of which beams ask more than all others.
     arguments = (*nnx.split(small_model(model)), Unpadded(STRATEGIES["beams"]))

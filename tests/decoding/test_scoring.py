@@ -16,9 +16,9 @@ from prompt_tuning.partitioning import placement
 from prompt_tuning.prompts import PromptParam
 from tests.jaxprs import equations
 from tests.reference_models import CONFIGS, QUICKLY, reference_batches, reference_model
-from tests.small_models import BATCH, MODELS, small_model
+from tests.small_models import BATCH, SOME_MODELS, small_model
 
-every_model = pytest.mark.parametrize("name", MODELS)
+every_model = pytest.mark.parametrize("name", SOME_MODELS)
 
 # Five candidates for each of four rows: of every length, one absent in the first row.
 CANDIDATES = jnp.asarray(np.random.default_rng(0).integers(2, 50, (4, 5, 4)), jnp.int32)

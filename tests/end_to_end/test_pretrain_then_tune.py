@@ -90,12 +90,14 @@ def lines(path):
 
 
 def scalars(folder):
-    """Returns what TensorBoard reads in a folder: tag -> step -> value."""
+    """Returns the numbers that TensorBoard reads in a folder: tag -> step -> value."""
     found = {}
     for file in sorted(folder.glob("events.out.tfevents.*")):
         for record in tf.data.TFRecordDataset([str(file)]).as_numpy_iterator():
             event = Event.FromString(record)
             for value in event.summary.value:
+                if value.HasField("tensor"):
+                    continue  # a text
                 found.setdefault(value.tag, {})[event.step] = value.simple_value
     return found
 

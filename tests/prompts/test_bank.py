@@ -25,7 +25,7 @@ from prompt_tuning.prompts import (
     prefix,
 )
 from tests.reference_models import QUICKLY
-from tests.small_models import BATCH, MODELS, T5_1_1, compiled, small_model
+from tests.small_models import BATCH, SOME_MODELS, T5_1_1, compiled, small_model
 
 # A new one gets the laws with one line.
 COMBINATIONS = {
@@ -37,7 +37,9 @@ COMBINATIONS = {
 every_combination = pytest.mark.parametrize(
     "combine", COMBINATIONS.values(), ids=COMBINATIONS.keys()
 )
-every_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+every_dtype = pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 
 # Three prompts of the small models, of which two are as long as each other.
 PROMPTS = [
@@ -144,7 +146,7 @@ def alone_in(name, method, argument, k, *, combine=prefix, dtype="float32"):
     return compiled(model, method, getattr(BATCH, argument) if argument else BATCH)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SOME_MODELS)
 def test_rows_of_different_prompts_are_each_alone_in_every_model(name):
     found = np.asarray(compiled(with_prompt(bank_of(PROMPTS, CHOICE), name), "__call__", BATCH))
     for i, k in enumerate(CHOICE):
