@@ -18,7 +18,7 @@ LOCK = $(PYTHON) -m uv pip compile setup.py --quiet --no-config $(UPGRADE) --uni
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: dev demo test test-all test-interop format bench lock wheel
+.PHONY: dev demo test test-all test-interop format bench bench-interop lock wheel
 
 dev: $(INSTALLED)
 
@@ -59,8 +59,13 @@ format: $(INSTALLED)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
+# Those that need neither data nor torch.
 bench: $(INSTALLED)
-	set -e; for benchmark in $(wildcard benchmarks/*.py); do $(PYTHON) $$benchmark --quick; done
+	set -e; for name in compile_time load_memory train_step; do \
+		$(PYTHON) benchmarks/$$name.py --quick; done
+
+bench-interop: $(INTEROP)/.installed
+	$(INTEROP)/bin/python benchmarks/decode.py --quick
 
 lock: $(INSTALLED)
 	$(LOCK) --extra dev --output-file requirements/cpu.txt
