@@ -71,9 +71,13 @@ class HuggingFaceBeamSearch:
             lambda state: self._step(decoder, terms, state),
             _start(decoder, terms, self.beams),
         )
+        # Without room for a token nothing can end: such a row says its prefix, if it has one.
+        any_done = jnp.any(state.is_done, axis=1)[:, None]
+        tokens = jnp.where(any_done[:, :, None], state.done, state.live)
+        scores = jnp.where(any_done, state.done_scores, state.live_log_p)
         decodes = self.beams if self.decodes is None else self.decodes
         best_last = jnp.arange(decodes)[::-1]
-        return Answers(state.done[:, best_last], state.done_scores[:, best_last])
+        return Answers(tokens[:, best_last], scores[:, best_last])
 
     def _unfinished(self, state: State, terms: Terms) -> Bool[Array, " B"]:
         """Tells which rows may still change."""

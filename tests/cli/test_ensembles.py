@@ -88,9 +88,8 @@ def test_the_likeliest_label_on_average_is_given(infer):
     assert {row["prediction"][-1] for row in rows} == {*LABELS}
 
 
-@pytest.mark.parametrize(
-    "more", [pytest.param([], marks=pytest.mark.slow, id="vote"), pytest.param(MEAN, id="mean")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], MEAN], ids=["vote", "mean"])
 def test_a_decoded_answer_is_one_of_those_of_the_prompts(infer, more):
     alone = [infer([name]) for name in PROMPTS]
     together = infer(PROMPTS, *more)
@@ -98,6 +97,7 @@ def test_a_decoded_answer_is_one_of_those_of_the_prompts(infer, more):
         assert row["prediction"] in [one["prediction"] for one in rows]
 
 
+@pytest.mark.slow
 def test_targets_are_scored_by_the_mean_of_all_prompts(infer):
     alone = [[row["score"] for row in infer([name], mode="score")] for name in PROMPTS]
     together = [row["score"] for row in infer(PROMPTS, mode="score")]

@@ -91,7 +91,13 @@ BEAMS = {
 }
 
 
-@pytest.mark.parametrize("name", THEIR_CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "t5v11_a" else pytest.mark.slow)
+        for name in THEIR_CONFIGS
+    ],
+)
 def test_beams_with_their_rules_equal_transformers(golden, name):
     arrays = golden(f"hf/{name}_generate.npz")
     model = nnx.split(read_model(golden(f"hf/{name}.npz"), THEIR_CONFIGS[name]))

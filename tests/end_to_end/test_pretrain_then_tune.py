@@ -265,7 +265,8 @@ def test_the_answers_are_written_with_what_was_asked(world):
     assert len(answers) == len(rows) == 8
     for index, (row, answer) in enumerate(zip(rows, answers, strict=True)):
         sentence, label = row.split("\t")
-        assert answer.keys() == {"input", "target", "prediction"}
+        assert answer.keys() == {"id", "input", "target", "prediction"}
+        assert answer["id"] == f"validation/{index}"
         asked = answer["input"]
         assert (asked["sentence"], asked["label"], asked["idx"]) == (sentence, int(label), index)
         assert asked["inputs_pretokenized"] == f"sentence: {sentence}"
