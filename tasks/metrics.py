@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning.data.task_split import share_of_equal
+
 Metric = Callable[[Sequence[Any], Sequence[Any]], Mapping[str, float]]
 
 
 def accuracy(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
     """Returns the percentage of predictions that equal their target."""
-    right = sum(target == guess for target, guess in zip(targets, predictions, strict=True))
-    return {"accuracy": 100.0 * right / len(targets)}
+    return share_of_equal(targets, predictions)
 
 
 def f1_score_with_invalid(targets: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from prompt_tuning.data.task_split import UNKNOWN_CLASS
 from prompt_tuning.errors import DataError
-
-UNKNOWN_CLASS = -1
 
 # The features that seqio keeps of an example's text, and what `with_examples` calls an answer.
 INPUT_TEXT = "inputs_pretokenized"

@@ -7,11 +7,10 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from prompt_tuning.data.task_split import UNKNOWN_LABEL
+
 # Features by name: tensors, or features by name again.
 Record = Mapping[str, Any]
-
-# What the target says when a record has no label, as in the test splits of GLUE.
-UNKNOWN_LABEL = "<unk>"
 
 
 def glue_format(name: str, keys: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ another one would not be seen.
 import dataclasses
 import json
 import pathlib
+import re
 import zlib
 
 import numpy as np
@@ -143,3 +144,13 @@ def _drawn(name, shape, seed):
 def lines(path):
     """Returns the objects of a file of JSON lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def error_in(said):
+    """Returns the error that a command ended with."""
+    return said[said.index("error: ") + len("error: ") :].removesuffix("\n")
+
+
+def settings_in(said):
+    """Returns the settings that a command misses, in the order of the alphabet."""
+    return sorted(re.findall(r"^  (\w+) \(\S+:\d+\): --gin\.", said, re.MULTILINE))

@@ -94,15 +94,7 @@ class World:
 
     def finish_together(self, model_dir, cache_dir, *, processes, moment=None):
         """Runs in several connected processes to the end, or kills all of them at a moment."""
-        with socket.socket() as listening:
-            listening.bind(("localhost", 0))
-            port = listening.getsockname()[1]
-        connected = ["--multiprocess_gpu", f"--coordinator_address=localhost:{port}"]
-        connected += [f"--process_count={processes}"]
-        started = [
-            self.start(model_dir, cache_dir, *connected, f"--process_index={index}")
-            for index in range(processes)
-        ]
+        started = [self.start(model_dir, cache_dir, *flags) for flags in connected(processes)]
         if moment is not None:
             moment(started[0])
             for process in started:
@@ -117,6 +109,16 @@ class World:
         moment(process)
         process.send_signal(signal.SIGKILL)
         return process.wait() == -signal.SIGKILL
+
+
+def connected(processes):
+    """Returns the flags of each of several processes that run one command together."""
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        port = listening.getsockname()[1]
+    shared = ["--multiprocess_gpu", f"--coordinator_address=localhost:{port}"]
+    shared += [f"--process_count={processes}"]
+    return [[*shared, f"--process_index={index}"] for index in range(processes)]
 
 
 @contextlib.contextmanager

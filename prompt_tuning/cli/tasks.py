@@ -16,7 +16,7 @@ import numpy as np
 from prompt_tuning.cli.task_arguments import ACTIONS
 from prompt_tuning.data import lines, tables
 from prompt_tuning.data.file_task import FileTask, plain_text
-from prompt_tuning.data.seqio_tasks import listing, use_folders
+from prompt_tuning.data.seqio_tasks import import_task_modules, listing, use_folders
 from prompt_tuning.data.split_files import find_split
 from prompt_tuning.errors import ConfigError, DataError, nearest
 from prompt_tuning.vocabulary import ByteVocabulary, SentencePieceVocabulary, Vocabulary
@@ -111,25 +111,13 @@ def import_modules(names: Sequence[str] | None) -> dict[str, str]:
     owners: dict[str, str] = {}
     before = set(listing.names())
     for name in names:
-        module = _imported(name)
+        import_task_modules(name, setting="--modules")
+        module = sys.modules[name]
         after = set(listing.names())
         own = [*getattr(module, "NAMES", ()), *getattr(module, "MIXTURES", ())]
         owners |= dict.fromkeys(own or after - before - set(owners), name)
         before = after
     return owners
-
-
-def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        # A module that exists, but lacks something itself, speaks for itself.
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigError(
-            f"--modules names {name!r}, but there is no module {error.name!r}. Install its "
-            "package or put its folder on PYTHONPATH."
-        ) from error
 
 
 def _matching(pattern: str | None, known: Sequence[str]) -> list[str]:

@@ -10,13 +10,15 @@ import numpy as np
 
 from prompt_tuning.data.examples import Example
 from prompt_tuning.data.tables import Row
-from prompt_tuning.data.task_split import PREDICT, ExactMatch, Judge, share_of_equal
+from prompt_tuning.data.task_split import (
+    UNKNOWN_CLASS,
+    UNKNOWN_LABEL,
+    EqualAnswers,
+    ExactMatch,
+    Judge,
+)
 from prompt_tuning.errors import ConfigError, DataError, nearest
 from prompt_tuning.vocabulary import Vocabulary
-
-UNKNOWN_CLASS = -1
-# What the target says when a row has no label, as in the test splits of GLUE.
-UNKNOWN_NAME = "<unk>"
 
 GIN_EXAMPLE = """
     from prompt_tuning.data import file_task
@@ -90,7 +92,7 @@ class FileTask:
             number = class_number(_field(row, column), known, row.place)
             names = self.names[column]
             record[column] = np.int32(number)
-            said[column] = UNKNOWN_NAME if number == UNKNOWN_CLASS else names[number]
+            said[column] = UNKNOWN_LABEL if number == UNKNOWN_CLASS else names[number]
         for feature, pieces in self.templates.items():
             words = []
             for text, column in pieces:
@@ -111,11 +113,10 @@ class FileTask:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassAccuracy:
+class ClassAccuracy(EqualAnswers):
     """Judges answers by their class: the number of the name that the whole text is, or -1."""
 
     names: tuple[str, ...]
-    modes: frozenset[str] = dataclasses.field(default=PREDICT, init=False)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -127,17 +128,6 @@ class ClassAccuracy:
     def prediction(self, text: str, record: Mapping[str, Any]) -> int:
         del record
         return self._class(text)
-
-    def metrics(
-        self, targets: Sequence[int], predictions: Sequence[int], scores: Sequence[float] = ()
-    ) -> dict[str, float | str]:
-        return share_of_equal(targets, predictions)
-
-    def score_metrics(
-        self, targets: Sequence[int], scores: Sequence[float]
-    ) -> dict[str, float | str]:
-        del targets, scores
-        return {}
 
     def _class(self, text: str) -> int:
         return self.names.index(text) if text in self.names else UNKNOWN_CLASS

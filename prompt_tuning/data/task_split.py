@@ -12,7 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 from prompt_tuning.data.examples import Example
 from prompt_tuning.errors import DataError
 
-PREDICT = frozenset({"predict"})
+# The class of a row without a label, as in the test splits of GLUE, and what its target says.
+UNKNOWN_CLASS = -1
+UNKNOWN_LABEL = "<unk>"
 
 
 @runtime_checkable
@@ -147,7 +149,23 @@ class TaskSplit:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExactMatch:
+class EqualAnswers:
+    """What judges have in common to whom an answer is right if it equals the right one."""
+
+    modes: frozenset[str] = dataclasses.field(default=frozenset({"predict"}), init=False)
+
+    def metrics(
+        self, targets: Sequence[Any], predictions: Sequence[Any], scores: Sequence[float] = ()
+    ) -> dict[str, float]:
+        return share_of_equal(targets, predictions)
+
+    def score_metrics(self, targets: Sequence[Any], scores: Sequence[float]) -> dict[str, float]:
+        del targets, scores
+        return {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExactMatch(EqualAnswers):
     """Judges an answer right if it is the right text, white space around it aside.
 
     Attributes:
@@ -155,7 +173,6 @@ class ExactMatch:
     """
 
     decode: Any
-    modes: frozenset[str] = dataclasses.field(default=PREDICT, init=False)
     label_names: None = dataclasses.field(default=None, init=False)
 
     def target(self, record: Mapping[str, Any]) -> str:
@@ -168,19 +185,8 @@ class ExactMatch:
         del record
         return text.strip()
 
-    def metrics(
-        self, targets: Sequence[str], predictions: Sequence[str], scores: Sequence[float] = ()
-    ) -> dict[str, float | str]:
-        return share_of_equal(targets, predictions)
 
-    def score_metrics(
-        self, targets: Sequence[str], scores: Sequence[float]
-    ) -> dict[str, float | str]:
-        del targets, scores
-        return {}
-
-
-def share_of_equal(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float | str]:
+def share_of_equal(targets: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
     """Returns the share of predictions that equal their target as `accuracy`, in percent."""
     right = sum(target == guess for target, guess in zip(targets, predictions, strict=True))
     return {"accuracy": 100.0 * right / len(targets)}

@@ -9,13 +9,11 @@ import jax
 from flax import nnx
 
 from prompt_tuning.batch import Batch
-from prompt_tuning.data.batches import OnePassBatches
-from prompt_tuning.data.buckets import buckets_up_to
 from prompt_tuning.data.examples import Example
 from prompt_tuning.data.task_split import Judge
 from prompt_tuning.errors import ConfigError
 from prompt_tuning.evaluation.confusion import Confusion
-from prompt_tuning.evaluation.examination import Place
+from prompt_tuning.evaluation.examination import Place, one_pass
 from prompt_tuning.losses import Loss
 from prompt_tuning.training.metrics import finish
 from prompt_tuning.training.step import make_eval_step
@@ -46,12 +44,6 @@ class Judged(Protocol):
 
     @property
     def fingerprint(self) -> str: ...
-
-    def metrics(
-        self, texts: Sequence[str], scores: Sequence[float] | None = None
-    ) -> Mapping[str, float | str]: ...
-
-    def score_metrics(self, scores: Sequence[float]) -> Mapping[str, float | str]: ...
 
     def record(self, index: int) -> Mapping[str, Any]: ...
 
@@ -130,7 +122,7 @@ class TeacherForced:
 
     def prepare(self, graph: nnx.GraphDef, place: Place | None = None) -> Evaluate:
         """Returns the evaluation of a pair of trainable and frozen state."""
-        source = one_pass(self.split, self.batch_size)
+        source = one_pass(self.split.examples, self.split.longest, self.batch_size)
         step = make_eval_step(graph, loss=self.loss)
 
         def evaluate(trainable: nnx.State, frozen: nnx.State) -> Result:
@@ -140,14 +132,6 @@ class TeacherForced:
             return Result(finish(total | {"steps": float(len(sums))}))
 
         return evaluate
-
-
-def one_pass(split: Judged, batch_size: int) -> OnePassBatches:
-    """Returns the batches of a split, in buckets that end at its longest example."""
-    inputs, targets = map(buckets_up_to, split.longest)
-    return OnePassBatches(
-        examples=split.examples, batch_size=batch_size, inputs=inputs, targets=targets
-    )
 
 
 def _stay(batch: Batch) -> Batch:

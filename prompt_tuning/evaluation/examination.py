@@ -58,11 +58,16 @@ class Examination:
     def _batches(
         self, examples: Sequence[Example], order: np.ndarray
     ) -> Iterator[tuple[Batch, np.ndarray]]:
-        inputs, targets = map(buckets_up_to, self.longest)
-        source = OnePassBatches(
-            examples=examples, batch_size=self.batch_size, inputs=inputs, targets=targets
-        )
+        source = one_pass(examples, self.longest, self.batch_size)
         for step, batch in enumerate(source.batches()):
             start = step * self.batch_size
             places = order[start : start + source.rows(step)]
             yield (self.place(batch) if self.place else batch), places
+
+
+def one_pass(
+    examples: Sequence[Example], longest: tuple[int, int], batch_size: int
+) -> OnePassBatches:
+    """Returns the batches of examples, in buckets that end at the longest of their split."""
+    inputs, targets = map(buckets_up_to, longest)
+    return OnePassBatches(examples=examples, batch_size=batch_size, inputs=inputs, targets=targets)

@@ -71,7 +71,7 @@ class TaskMetrics:
             if answer is not None:
                 result = self._judged(examine(answer, trainable, frozen), targets, result)
             if score is not None:
-                result = self._scored(examine(score, trainable, frozen), result)
+                result = self._scored(examine(score, trainable, frozen), targets, result)
             return result
 
         return evaluate
@@ -92,20 +92,22 @@ class TaskMetrics:
             if "predict_with_aux" in self.split.judge.modes:
                 row["aux_scores"] = plain(answer.score)
         alarm = constant_answers(texts, targets)
-        return _with_metrics(result, self.split.metrics(texts, scores))._replace(
-            alarms=[alarm] if alarm else [], confusion=self._confusion(targets, texts)
+        predictions = self.split.predictions(texts)
+        metrics = self.split.judge.metrics(targets, predictions, scores)
+        return _with_metrics(result, metrics)._replace(
+            alarms=[alarm] if alarm else [], confusion=self._confusion(targets, predictions)
         )
 
-    def _scored(self, scores: Sequence[float], result: Result) -> Result:
+    def _scored(self, scores: Sequence[float], targets: Sequence[Any], result: Result) -> Result:
         for row, score in zip(result.rows, scores, strict=True):
             row["score"] = plain(score)
-        return _with_metrics(result, self.split.score_metrics(scores))
+        return _with_metrics(result, self.split.judge.score_metrics(targets, scores))
 
     def _input(self, index: int) -> dict[str, Any]:
         """What seqio's evaluator writes of an example's features."""
         return plain(self.split.record(index))
 
-    def _confusion(self, targets: Sequence[Any], texts: Sequence[str]) -> Confusion | None:
+    def _confusion(self, targets: Sequence[Any], predictions: Sequence[Any]) -> Confusion | None:
         labels = self.split.judge.label_names
         if labels is None:
             return None
@@ -113,7 +115,7 @@ class TaskMetrics:
         if None in right:
             return None
         # As the task reads the answers: it may take a word of another task for one of its own.
-        answered = [_class_number(one) for one in self.split.predictions(texts)]
+        answered = [_class_number(one) for one in predictions]
         return confusion(labels, _names(labels, right), _names(labels, answered))
 
 

@@ -27,9 +27,11 @@ from tests.asked_models import (
     LENGTHS,
     PROMPT_TUNING,
     STEPS,
+    error_in,
     lines,
     make_base,
     make_world,
+    settings_in,
 )
 from tests.full_disk import room
 from tests.tiny_runs import binding, forget_tasks
@@ -554,8 +556,7 @@ def test_bad_input_exits_with_its_code_and_says_what_is_wrong(
 ):
     flags, code, message = BAD[case]
     returned, said = evaluate(*(flag.replace("{}", str(faults)) for flag in flags))
-    error = said[said.index("error: ") :].removesuffix("\n")
-    assert re.fullmatch(f"error: {message}", error), error
+    assert re.fullmatch(message, error_in(said)), said
     assert returned == code
     assert calls == []
     assert not (tmp_path / "out").exists()
@@ -564,9 +565,7 @@ def test_bad_input_exits_with_its_code_and_says_what_is_wrong(
 def test_all_settings_without_a_value_are_listed_at_once(capsys):
     files = ["--gin_file=models/from_checkpoint.gin", "--gin_file=runs/prompt_eval.gin"]
     assert main(["eval", *files]) == 2
-    error = capsys.readouterr().err
-    settings = re.findall(r"^  (\w+) \(\S+:\d+\): --gin\.", error, re.MULTILINE)
-    assert sorted(settings) == [
+    assert settings_in(capsys.readouterr().err) == [
         "CHECKPOINT_PATH",
         "EVAL_OUTPUT_DIR",
         "MIXTURE_OR_TASK_NAME",

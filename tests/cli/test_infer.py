@@ -25,7 +25,16 @@ from prompt_tuning.evaluation.shard_file import ShardFile
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.tasks.features import t5_features
 from prompt_tuning.vocabulary import SentencePieceVocabulary
-from tests.asked_models import CHOOSING, LABELS, LENGTHS, lines, make_base, make_world
+from tests.asked_models import (
+    CHOOSING,
+    LABELS,
+    LENGTHS,
+    error_in,
+    lines,
+    make_base,
+    make_world,
+    settings_in,
+)
 from tests.full_disk import room
 from tests.small_vocabulary import SENTENCES
 from tests.tiny_runs import binding
@@ -691,8 +700,7 @@ def test_bad_input_exits_with_its_code_and_says_what_is_wrong(
 
     monkeypatch.setattr(Examination, "__call__", unexpected)
     returned, said = infer(*(flag.replace("{}", str(faults)) for flag in flags))
-    error = said[said.index("error: ") :].removesuffix("\n")
-    assert re.fullmatch(f"error: {message}", error), error
+    assert re.fullmatch(message, error_in(said)), said
     assert returned == code
     assert answered == []
     assert not (tmp_path / "out").exists()
@@ -701,9 +709,7 @@ def test_bad_input_exits_with_its_code_and_says_what_is_wrong(
 def test_all_settings_without_a_value_are_listed_at_once(capsys):
     files = ["--gin_file=models/from_checkpoint.gin", "--gin_file=runs/prompt_infer.gin"]
     assert main(["infer", *files]) == 2
-    error = capsys.readouterr().err
-    settings = re.findall(r"^  (\w+) \(\S+:\d+\): --gin\.", error, re.MULTILINE)
-    assert sorted(settings) == [
+    assert settings_in(capsys.readouterr().err) == [
         "CHECKPOINT_PATH",
         "INFER_OUTPUT_DIR",
         "MIXTURE_OR_TASK_NAME",

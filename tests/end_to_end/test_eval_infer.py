@@ -2,14 +2,13 @@
 
 import random
 import signal
-import socket
 
 import numpy as np
 import pytest
 
 from prompt_tuning.checkpoints import PromptFile
 from tests.asked_models import FILMS, LENGTHS, lines, make_world
-from tests.run_processes import World, after, when
+from tests.run_processes import World, after, connected, when
 from tests.tiny_runs import binding
 
 PREEMPTED = 75
@@ -52,15 +51,7 @@ class Asked:
 
     def finish_together(self, command, out, *, processes):
         """Runs one command in several connected processes."""
-        with socket.socket() as listening:
-            listening.bind(("localhost", 0))
-            port = listening.getsockname()[1]
-        connected = ["--multiprocess_gpu", f"--coordinator_address=localhost:{port}"]
-        connected += [f"--process_count={processes}"]
-        started = [
-            self.start(command, out, *connected, f"--process_index={index}")
-            for index in range(processes)
-        ]
+        started = [self.start(command, out, *flags) for flags in connected(processes)]
         said = [process.communicate(timeout=600)[1] for process in started]
         assert [process.returncode for process in started] == [0] * processes, said
         return said

@@ -85,3 +85,19 @@ class SaysTerms:
             (ends[:, :, None] + 0 * terms.forced[:, None, :]).reshape(rows, 1, length),
             ends.astype("float32"),
         )
+
+
+def found_by(evaluation, split_states, where=None):
+    """Returns what is found, with batches and states on the devices of a placement."""
+    graph, *states = split_states
+    if where is None:
+        return evaluation.prepare(graph)(*states)
+    placed = []
+
+    def place(batch):
+        placed.append(where.batch(batch))
+        return placed[-1]
+
+    found = evaluation.prepare(graph, place)(*map(where.replicated, states))
+    assert placed
+    return found

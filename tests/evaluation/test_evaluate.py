@@ -10,7 +10,7 @@ from prompt_tuning.partitioning import placement
 from prompt_tuning.training.metrics import finish
 from prompt_tuning.training.step import make_eval_step
 from tests.evaluation.questions import EXAMPLES as SHORT
-from tests.evaluation.questions import example, questions
+from tests.evaluation.questions import example, found_by, questions
 from tests.small_models import compiled
 
 pytestmark = pytest.mark.usefixtures("programs")
@@ -33,19 +33,8 @@ def direct(model):
 
 def evaluate(states, *, where=None, **settings):
     """Returns what is found, with batches and states on the devices of a placement."""
-    graph, *states = states
     evaluation = TeacherForced(name="tiny", split=questions(EXAMPLES), batch_size=3, **settings)
-    if where is None:
-        return evaluation.prepare(graph)(*states)
-    placed = []
-
-    def place(batch):
-        placed.append(where.batch(batch))
-        return placed[-1]
-
-    found = evaluation.prepare(graph, place)(*map(where.replicated, states))
-    assert placed
-    return found
+    return found_by(evaluation, states, where)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from prompt_tuning.data.task_split import Lengths
 from prompt_tuning.decoding.scoring import make_score
 from prompt_tuning.evaluation import Answer, ChooseLabel, Decode, Evaluation, TaskMetrics
 from prompt_tuning.partitioning import placement
-from tests.evaluation.questions import EXAMPLES, SaysTerms, Told, columns, questions
+from tests.evaluation.questions import EXAMPLES, SaysTerms, Told, columns, found_by, questions
 
 pytestmark = pytest.mark.usefixtures("programs")
 
@@ -19,19 +19,8 @@ LABELS = ("is", "one", "for", "us")
 
 def evaluate(split_states, split, answering, *, batch_size=3, where=None):
     """Returns what is found, with batches and states on the devices of a placement."""
-    graph, *states = split_states
     evaluation = TaskMetrics(name="tiny", split=split, answering=answering, batch_size=batch_size)
-    if where is None:
-        return evaluation.prepare(graph)(*states)
-    placed = []
-
-    def place(batch):
-        placed.append(where.batch(batch))
-        return placed[-1]
-
-    found = evaluation.prepare(graph, place)(*map(where.replicated, states))
-    assert placed
-    return found
+    return found_by(evaluation, split_states, where)
 
 
 def modes(*names):

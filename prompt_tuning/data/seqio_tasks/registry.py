@@ -31,8 +31,14 @@ def use_folders(*, tfds_data_dir: str | None = None, cache_dirs: Sequence[str] =
     seqio.add_global_cache_dirs(cache_dirs)
 
 
-def import_task_modules(modules: str | Sequence[str] | None) -> tuple[str, ...]:
+def import_task_modules(
+    modules: str | Sequence[str] | None, *, setting: str = "MIXTURE_OR_TASK_MODULE"
+) -> tuple[str, ...]:
     """Imports the modules that register tasks, and returns their names.
+
+    Args:
+        modules: their names, one, several or none.
+        setting: what names them, for the message.
 
     Raises:
         ConfigError: there is no such module.
@@ -46,8 +52,8 @@ def import_task_modules(modules: str | Sequence[str] | None) -> tuple[str, ...]:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise
             raise ConfigError(
-                f"MIXTURE_OR_TASK_MODULE names {name!r}, but there is no module {error.name!r}. "
-                "Install its package or put its folder on PYTHONPATH."
+                f"{setting} names {name!r}, but there is no module {error.name!r}. Install its "
+                "package or put its folder on PYTHONPATH."
             ) from error
     return names
 
