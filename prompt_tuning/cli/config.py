@@ -17,8 +17,7 @@ gin keeps its state in module globals, so a process has one configuration; `clea
 """
 
 import pathlib
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import gin
@@ -27,12 +26,10 @@ from gin import config_parser
 from gin.config_parser import BindingStatement
 
 import prompt_tuning
-from prompt_tuning.cli import gin_binder, gin_reader
-from prompt_tuning.cli.arguments import RunArguments, gin_flag
-from prompt_tuning.cli.gin_reader import Macro, Source, binding_name, macros_in, place
-from prompt_tuning.errors import ConfigError, nearest
-
-REQUIRED = "gin.REQUIRED"
+from prompt_tuning.cli import gin_binder, gin_checks, gin_reader
+from prompt_tuning.cli.arguments import RunArguments
+from prompt_tuning.cli.gin_reader import Configuration, binding_name
+from prompt_tuning.errors import ConfigError
 
 
 def gin_root() -> pathlib.Path:
@@ -54,18 +51,9 @@ def parse(arguments: RunArguments) -> None:
             a value, or a macro that nothing reads.
     """
     clear()
-    if not arguments.gin_file:
-        runs = sorted(f"runs/{file.name}" for file in (gin_root() / "runs").glob("*.gin"))
-        raise ConfigError(
-            f"No --gin_file was given. Name your own, or one of this package: {', '.join(runs)}."
-        )
-    search_paths = [".", *arguments.gin_search_paths, str(gin_root())]
-    files = [gin_reader.read_file(name, search_paths) for name in arguments.gin_file]
-    bindings = gin_reader.read_bindings(arguments.gin_bindings, search_paths)
-
-    _check_macros([*files, bindings])
-
-    gin_binder.bind(files, bindings)
+    configuration = read(arguments)
+    gin_checks.check_macros(configuration, gin_root())
+    gin_binder.bind(configuration)
     try:
         gin.finalize()
     except ValueError as error:
@@ -73,6 +61,24 @@ def parse(arguments: RunArguments) -> None:
     # Task modules written for the original decorate their functions with gin when a task is first
     # needed, which a locked configuration forbids.
     gin_config._set_config_is_locked(False)
+
+
+def read(arguments: RunArguments) -> Configuration:
+    """Reads the configuration of a command without executing any of it.
+
+    Raises:
+        ConfigError: An unknown file, or one that is not gin.
+    """
+    if not arguments.gin_file:
+        runs = sorted(f"runs/{file.name}" for file in (gin_root() / "runs").glob("*.gin"))
+        raise ConfigError(
+            f"No --gin_file was given. Name your own, or one of this package: {', '.join(runs)}."
+        )
+    search_paths = [".", *arguments.gin_search_paths, str(gin_root())]
+    return Configuration(
+        files=tuple(gin_reader.read_file(name, search_paths) for name in arguments.gin_file),
+        command_line=gin_reader.read_bindings(arguments.gin_bindings, search_paths),
+    )
 
 
 def call(function: Callable[..., Any], **given: Any) -> Any:
@@ -142,56 +148,6 @@ class _Spellings(config_parser.ParserDelegate):
 
     def macro(self, macro_name: str) -> _Spelling:
         return _Spelling(f"%{macro_name}")
-
-
-def _check_macros(sources: Iterable[Source]) -> None:
-    """Checks that each macro that is read has a value, and that each macro given is read.
-
-    A macro set by this package's own files is never too much: models/ and runs/ are combined
-    freely, and not every run reads everything that a model sets.
-    """
-    statements = [statement for source in sources for statement in source.walk()]
-    bindings = [one for one in statements if isinstance(one, BindingStatement)]
-    # Nothing is imported yet, so two spellings of one parameter are told by their last parts.
-    last = {(one.scope, one.selector.split(".")[-1], one.arg_name): one for one in bindings}
-    given = {binding_name(one): one for one in last.values() if not one.arg_name}
-
-    known = {macro.name for binding in bindings for macro in macros_in(binding.value)}
-    known |= {binding_name(binding) for binding in bindings if _is_ours(binding)}
-    unread = [
-        f"{place(binding)}: nothing reads the macro {name}.{nearest(name, known)}"
-        for name, binding in given.items()
-        if name not in known
-    ]
-    if unread:
-        raise ConfigError("\n".join(unread))
-
-    without_value = {
-        name: f"  {name} ({place(binding)}): {gin_flag(name, _example(binding))}"
-        for name, binding in given.items()
-        if Macro(REQUIRED) in macros_in(binding.value)
-    }
-    never_set = {
-        macro.name: f"  {macro.name} (read at {place(binding)}): {gin_flag(macro.name, 'VALUE')}"
-        f"{nearest(macro.name, given)}"
-        for binding in last.values()
-        for macro in macros_in(binding.value)
-        if macro.name not in given and not macro.is_constant
-    }
-    if without_value or never_set:
-        lines = [*without_value.values(), *never_set.values()]
-        raise ConfigError("\n".join(["Required settings without a value:", *lines]))
-
-
-def _is_ours(binding: BindingStatement) -> bool:
-    file = binding.location.filename
-    return bool(file) and pathlib.Path(file).resolve().is_relative_to(gin_root().resolve())
-
-
-def _example(binding: BindingStatement) -> str:
-    """What the comment of a required setting proposes: `NAME = %gin.REQUIRED  # e.g. VALUE`."""
-    example = re.search(r"#\s*e\.g\.\s+(.+)", binding.location.line_content)
-    return example[1].strip() if example else "VALUE"
 
 
 def _missing_arguments(

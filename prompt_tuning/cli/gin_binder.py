@@ -16,21 +16,28 @@ import gin
 from gin import config as gin_config
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement
 
-from prompt_tuning.cli.gin_reader import Macro, Reference, Source, binding_name, place
+from prompt_tuning.cli.gin_reader import (
+    Configuration,
+    Macro,
+    Reference,
+    Source,
+    binding_name,
+    place,
+)
 from prompt_tuning.errors import ConfigError, nearest
 
 RESERVED = ("gin", "dynamic_registration")
 
 
-def bind(files: Sequence[Source], command_line: Source) -> None:
+def bind(configuration: Configuration) -> None:
     """Executes the files in their order and then the bindings of the command line.
 
     Raises:
         ConfigError: A module that cannot be imported, an unknown function, class or parameter.
     """
-    for file in files:
+    for file in configuration.files:
         _execute(file, gin_config.ParseContext())
-    _execute(command_line, _CommandLine(files))
+    _execute(configuration.command_line, _CommandLine(configuration.files))
 
 
 def parameters(function_or_class: Callable[..., Any]) -> list[inspect.Parameter]:

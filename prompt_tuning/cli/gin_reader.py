@@ -42,6 +42,23 @@ class Source:
                 yield statement
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """The files and bindings of one command, read and not executed."""
+
+    files: tuple[Source, ...]
+    command_line: Source
+
+    def statements(self) -> Iterator[BindingStatement | BlockDeclaration | ImportStatement]:
+        """Yields all statements in the order in which gin executes them; the later wins."""
+        for source in (*self.files, self.command_line):
+            yield from source.walk()
+
+    def bindings(self) -> Iterator[BindingStatement]:
+        """Yields those statements that give a value to a macro or a parameter."""
+        return (one for one in self.statements() if isinstance(one, BindingStatement))
+
+
 @dataclasses.dataclass(frozen=True)
 class Reference:
     """`@selector` in a value or, with `evaluate`, `@selector()`."""
