@@ -22,6 +22,7 @@ from etils import epath
 from jaxtyping import Int
 
 from prompt_tuning.errors import ConfigError, DataError
+from prompt_tuning.paths import is_local, unreachable
 
 # Building a processor from bytes is not thread-safe in sentencepiece (concurrent loads can crash).
 _LOADING = threading.Lock()
@@ -29,6 +30,7 @@ _LOADING = threading.Lock()
 _BYTES = 256
 _BYTE_OFFSET = 3  # Ids 0, 1 and 2 are padding, end and unknown.
 _BYTE_SENTINELS = 100
+_EXTRA_IDS = 100  # Of every released T5 and mT5.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +42,14 @@ class SentencePieceVocabulary:
 
     Attributes:
         path: the `.model` file, local or remote.
-        extra_ids: how many sentinels to add above the file's own pieces; 100 for every T5, 0 for a
-            file that already contains them.
+        extra_ids: how many sentinels to add above the file's own pieces. None adds the 100 that
+            every T5 has, unless the file ends with sentinels already: T5's file comes with them
+            (`cc_all.32000.100extra`) and without (Hugging Face's `spiece.model`), and both give
+            the same ids.
     """
 
     path: str
-    extra_ids: int = 100
+    extra_ids: int | None = None
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, without an end token."""
@@ -92,6 +96,18 @@ class SentencePieceVocabulary:
         return self.size - 1 - index
 
     @functools.cached_property
+    def added_ids(self) -> int:
+        """How many sentinels are added to the file's own pieces, see `extra_ids`."""
+        if self.extra_ids is not None:
+            return self.extra_ids
+        last = _sentinel(0)
+        # Somewhere in the file it has to be: most files need not be loaded to know.
+        if last.encode() not in self._file:
+            return _EXTRA_IDS
+        own = self._load(self._file)
+        return 0 if own.IdToPiece(own.GetPieceSize() - 1) == last else _EXTRA_IDS
+
+    @functools.cached_property
     def sentinels(self) -> int:
         """How many sentinels there are, whether added here or already in the file."""
         written = (self.piece(self.sentinel_id(i)) == _sentinel(i) for i in range(self.size))
@@ -103,29 +119,36 @@ class SentencePieceVocabulary:
         return hashlib.sha256(self._model).hexdigest()
 
     @functools.cached_property
-    def _model(self) -> bytes:
+    def _file(self) -> bytes:
+        if is_local(self.path):
+            try:
+                return epath.Path(self.path).read_bytes()
+            except OSError as error:
+                raise ConfigError(
+                    f"There is no SentencePiece model at {self.path!r}: {error}. "
+                    "Set `VOCABULARY_FILE` to the path of the model's vocabulary file."
+                ) from error
         try:
-            model = epath.Path(self.path).read_bytes()
-        except OSError as error:
+            if reason := unreachable(self.path):
+                raise OSError(reason)
+            return epath.Path(self.path).read_bytes()
+        except Exception as error:  # Each of the libraries that epath may use has its own.
             raise ConfigError(
-                f"There is no SentencePiece model at {self.path!r}: {error}. "
-                "Set `VOCABULARY` to the path of the model's vocabulary file."
+                f"Cannot read the SentencePiece model {self.path!r}: "
+                f"{str(error).strip().rstrip('.')}. Set `VOCABULARY_FILE` to a copy on this "
+                "machine, such as the spiece.model that Hugging Face's google/t5-v1_1-base (of "
+                "every T5) and google/mt5-base (of every mT5) come with: "
+                "--gin.VOCABULARY_FILE=\"'spiece.model'\"."
             ) from error
-        extra = (_user_defined_piece(_sentinel(i)) for i in reversed(range(self.extra_ids)))
-        return model + b"".join(extra)
+
+    @functools.cached_property
+    def _model(self) -> bytes:
+        extra = (_user_defined_piece(_sentinel(i)) for i in reversed(range(self.added_ids)))
+        return self._file + b"".join(extra)
 
     @functools.cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
-        processor = sentencepiece.SentencePieceProcessor()
-        model = self._model
-        try:
-            with _LOADING:
-                processor.LoadFromSerializedProto(model)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{self.path!r} is not a SentencePiece model: {error}. "
-                "Set `VOCABULARY` to the path of the model's vocabulary file."
-            ) from error
+        processor = self._load(self._model)
         if processor.pad_id() != 0 or processor.eos_id() < 0:
             raise ConfigError(
                 f"The SentencePiece model {self.path!r} has its padding at id {processor.pad_id()} "
@@ -133,6 +156,18 @@ class SentencePieceVocabulary:
                 "padding at 0 and an end token. Train it with pad_id=0, eos_id=1, unk_id=2, "
                 "bos_id=-1."
             )
+        return processor
+
+    def _load(self, model: bytes) -> sentencepiece.SentencePieceProcessor:
+        processor = sentencepiece.SentencePieceProcessor()
+        try:
+            with _LOADING:
+                processor.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"{self.path!r} is not a SentencePiece model: {error}. "
+                "Set `VOCABULARY_FILE` to the path of the model's vocabulary file."
+            ) from error
         return processor
 
     def __reduce__(self):
@@ -215,7 +250,7 @@ def train_sentencepiece(
     path: str | os.PathLike[str],
     *,
     size: int,
-    extra_ids: int = 100,
+    extra_ids: int = _EXTRA_IDS,
     character_coverage: float = 0.9995,
     max_sentences: int = 200_000,
 ) -> SentencePieceVocabulary:

@@ -1,7 +1,8 @@
 """QQP and MRPC judged by a model of the other one, which has other words for the same classes.
 
 `glue_mrpc_from_qqp_v002` is MRPC's validation split, and takes "duplicate" for "equivalent"; its
-`_zeroshot_` mixture trains on QQP (prompt_tuning/data/glue_transfer.py).
+`_zeroshot_` mixture trains on QQP (prompt_tuning/data/glue_transfer.py). The original has `_v002`
+alone, over GLUE 1.0.0, which today's TFDS does not build; `_v200` is the same over 2.0.0.
 """
 
 import functools
@@ -17,15 +18,15 @@ from .samples import Samples
 WORDS = {("qqp", "mrpc"): ("duplicate", "equivalent"), ("mrpc", "qqp"): ("equivalent", "duplicate")}
 
 
-def _tasks(source: str, target: str) -> list[TextTask]:
+def _tasks(source: str, target: str, version: str) -> list[TextTask]:
     row = GLUE[target]
     old, new = WORDS[source, target]
-    name = f"glue_{target}_from_{source}_v002"
+    name = f"glue_{target}_from_{source}_{version}"
 
     def task(name: str, postprocess, metrics) -> TextTask:
         return row.task(
             name,
-            source=f"glue/{target}:{VERSIONS['v002']}",
+            source=f"glue/{target}:{VERSIONS[version]}",
             splits=("validation",),
             postprocess=functools.partial(translated, postprocess, old=old, new=new),
             metrics=metrics,
@@ -40,16 +41,16 @@ def _tasks(source: str, target: str) -> list[TextTask]:
 
 def _register_mixtures() -> list[str]:
     names = []
-    for model, form, (source, target), examples in itertools.product(
-        MODELS, FORMS, WORDS, ("", "_examples")
+    for model, form, (source, target), version, examples in itertools.product(
+        MODELS, FORMS, WORDS, VERSIONS, ("", "_examples")
     ):
         start = f"{model}{form}glue"
         transfer = f"{start}_{target}_from_{source}"
-        members = [f"{start}_{source}_v002", f"{transfer}_v002{examples}"]
-        names.append(register_mixture(f"{transfer}_zeroshot_v002{examples}", members))
+        members = [f"{start}_{source}_{version}", f"{transfer}_{version}{examples}"]
+        names.append(register_mixture(f"{transfer}_zeroshot_{version}{examples}", members))
     return names
 
 
-TASKS = tuple(task for pair in WORDS for task in _tasks(*pair))
+TASKS = tuple(task for pair in WORDS for version in VERSIONS for task in _tasks(*pair, version))
 NAMES = register(*TASKS)
 MIXTURES = _register_mixtures()

@@ -11,10 +11,12 @@ import seqio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prompt_tuning import paths
 from prompt_tuning.errors import ConfigError, DataError
 from prompt_tuning.vocabulary import (
     ByteVocabulary,
     SentencePieceVocabulary,
+    _user_defined_piece,
     train_sentencepiece,
 )
 from tests.small_vocabulary import SENTENCES, SIZE, train
@@ -99,13 +101,32 @@ def test_sentinels_are_numbered_from_the_top(path):
 
 
 def test_a_file_with_its_own_sentinels_is_the_same_vocabulary(path, tmp_path):
-    added = SentencePieceVocabulary(path, 100)
-    inside = SentencePieceVocabulary(str(tmp_path / "100extra.model"), 0)
+    added = SentencePieceVocabulary(path)
     context = seqio.SentencePieceVocabulary(path, extra_ids=100)
     (tmp_path / "100extra.model").write_bytes(context.sp_model)
-    assert (inside.size, inside.sentinels) == (added.size, 100)
-    for text in TEXTS:
-        assert inside.encode(text) == added.encode(text)
+    for extra_ids in (0, None):
+        inside = SentencePieceVocabulary(str(tmp_path / "100extra.model"), extra_ids)
+        assert (inside.size, inside.sentinels, inside.added_ids) == (added.size, 100, 0)
+        assert inside.fingerprint == SentencePieceVocabulary(inside.path, 0).fingerprint
+        for text in TEXTS:
+            assert inside.encode(text) == added.encode(text)
+
+
+def test_a_file_without_sentinels_at_its_end_gets_those_of_t5(path, tmp_path):
+    written = [path, str(tmp_path / "text.model")]
+    # As a piece it may be anywhere; and what the file says of its training is not a piece.
+    train_sentencepiece([*SENTENCES * 9, *["a<extra_id_0>b"] * 99], written[1], size=SIZE)
+    (tmp_path / "moved.model").write_bytes(
+        pathlib.Path(path).read_bytes()
+        + _user_defined_piece("▁<extra_id_0>")
+        + _user_defined_piece("x")
+    )
+    for one in [*written, str(tmp_path / "moved.model")]:
+        found = SentencePieceVocabulary(one)
+        assert (found.added_ids, found.fingerprint) == (
+            100,
+            SentencePieceVocabulary(one, 100).fingerprint,
+        )
 
 
 def test_a_file_without_sentinels_has_none(path):
@@ -162,7 +183,7 @@ def test_copies_are_equal_and_leave_the_loaded_tables_behind(path):
 
 
 def test_naming_a_vocabulary_does_not_read_it():
-    assert SentencePieceVocabulary("not/there.model").extra_ids == 100
+    assert SentencePieceVocabulary("not/there.model").extra_ids is None
 
 
 def test_the_fingerprint_follows_the_contents_and_not_the_path(path, tmp_path):
@@ -180,7 +201,21 @@ def test_a_missing_file_names_the_setting():
         SentencePieceVocabulary("not/there.model").encode("text")
     message = str(caught.value)
     assert message.startswith("There is no SentencePiece model at 'not/there.model': ")
-    assert message.endswith("Set `VOCABULARY` to the path of the model's vocabulary file.")
+    assert message.endswith("Set `VOCABULARY_FILE` to the path of the model's vocabulary file.")
+
+
+def test_a_bucket_that_cannot_be_reached_is_answered_with_a_file_to_give(monkeypatch):
+    monkeypatch.setattr(paths, "_GOOGLE", ("127.0.0.1", 1))
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    path = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
+    with pytest.raises(ConfigError) as caught:
+        SentencePieceVocabulary(path).encode("text")
+    message = str(caught.value)
+    start = f"Cannot read the SentencePiece model {path!r}: 127.0.0.1 cannot be reached: "
+    assert message.startswith(start)
+    assert "Set `VOCABULARY_FILE` to a copy on this machine, such as the spiece.model" in message
+    assert message.endswith("--gin.VOCABULARY_FILE=\"'spiece.model'\".")
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

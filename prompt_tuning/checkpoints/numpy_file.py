@@ -66,12 +66,32 @@ def load_numpy(path: epath.PathLike) -> Float[np.ndarray, "P D"]:
     path = _file(epath.Path(path))
     if not path.exists():
         raise CheckpointError(f"No prompt file at {path!s} (PROMPT_FILE).")
+    return _load(path, "a prompt has two dimensions [P, D]")
+
+
+def load_embeddings(path: epath.PathLike) -> Float[np.ndarray, "V D"]:
+    """Returns a table of token embeddings in float32, for prompt initializers.
+
+    `prompt-tuning extract --variable_path=token_embedder/embedding` writes one.
+
+    Raises:
+        CheckpointError: no such file, damaged, not floats, or not of two dimensions.
+    """
+    path = epath.Path(path)
+    if not path.exists() or path.is_dir():
+        raise CheckpointError(
+            f"There is no numpy file at {path!s} (EMBEDDING_FILE). Write it with `prompt-tuning "
+            "extract --checkpoint_dir=BASE --variable_path=token_embedder/embedding "
+            "--output_path=FILE`."
+        )
+    return _load(path, "a table of embeddings has two dimensions [V, D]")
+
+
+def _load(path: epath.Path, expected: str) -> Float[np.ndarray, "rows D"]:
     shape, in_columns, dtype, start = _header(path)
     available, needed = byte_range.file_size(path) - start, math.prod(shape) * dtype.itemsize
     if len(shape) != 2 or min(shape) < 1:
-        raise CheckpointError(
-            f"{path!s} holds an array of shape {shape}, a prompt has two dimensions [P, D]."
-        )
+        raise CheckpointError(f"{path!s} holds an array of shape {shape}, {expected}.")
     if available != needed:
         raise CheckpointError(
             f"{path!s} is damaged: an array of shape {shape} in {dtype} takes {needed} bytes, the "

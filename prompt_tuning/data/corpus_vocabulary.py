@@ -15,7 +15,7 @@ def corpus_vocabulary(
     *,
     files: str | Sequence[str],
     size: int = 8000,
-    extra_ids: int = 100,
+    extra_ids: int | None = None,
     max_sentences: int = 500_000,
 ) -> SentencePieceVocabulary:
     """Returns the SentencePiece vocabulary at `path`, first training it on `files` if it is absent.
@@ -24,7 +24,7 @@ def corpus_vocabulary(
         path: the `.model` file.
         files: paths or patterns of text files, see `load_corpus`.
         size: pieces to train, sentinels not counted.
-        extra_ids: sentinels above the file's own pieces.
+        extra_ids: sentinels above the file's own pieces, see `SentencePieceVocabulary`.
         max_sentences: a larger text is sampled down to this many paragraphs.
     """
     if epath.Path(path).exists():
@@ -34,6 +34,6 @@ def corpus_vocabulary(
         itertools.chain.from_iterable(documents),
         path,
         size=size,
-        extra_ids=extra_ids,
+        extra_ids=100 if extra_ids is None else extra_ids,
         max_sentences=max_sentences,
     )

@@ -19,6 +19,7 @@ def task_evaluations(
     teacher_forced: bool = True,
     teacher_forced_steps: int | None = 20,
     loss: Loss | None = None,
+    write_rows: int | None = None,
 ) -> Sequence[Evaluation]:
     """Returns the teacher-forced evaluation of a split and those by the task's own metrics.
 
@@ -32,6 +33,8 @@ def task_evaluations(
         teacher_forced_steps: batches of the teacher-forced evaluation (EVAL_STEPS); None, and the
             other evaluations always, read the whole split.
         loss: as in training.
+        write_rows: how many examples to write with their answers; None for all
+            (JSON_WRITE_N_RESULTS).
 
     Raises:
         ConfigError: what was given is a stream, which has no end to evaluate, or an empty batch.
@@ -57,6 +60,7 @@ def task_evaluations(
                     split=one,
                     answering=answering,
                     batch_size=batch_size,
+                    write_rows=write_rows,
                 )
             )
     return tuple(evaluations)

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from prompt_tuning.decoding.ensemble import Combination
-from prompt_tuning.errors import DataError
+from prompt_tuning.errors import ConfigError, DataError
 from prompt_tuning.evaluation.alarms import constant_answers
 from prompt_tuning.evaluation.answering import Answer, Answering, score_targets
 from prompt_tuning.evaluation.confusion import OTHER, Confusion, confusion
@@ -31,6 +31,8 @@ class TaskMetrics:
         answering: how the model answers.
         batch_size: rows of a batch.
         combination: how the prompts of an ensemble agree; None for one prompt or none.
+        write_rows: how many examples, from the first, to give a row to; None for all. All of them
+            count for the metrics.
     """
 
     name: str
@@ -38,8 +40,16 @@ class TaskMetrics:
     answering: Answering
     batch_size: int
     combination: Combination | None = None
+    write_rows: int | None = None
     folder: str = dataclasses.field(default="inference_eval", init=False)
     tag_prefix: str = dataclasses.field(default="eval/", init=False)
+
+    def __post_init__(self):
+        if self.write_rows is not None and self.write_rows < 0:
+            raise ConfigError(
+                f"JSON_WRITE_N_RESULTS is {self.write_rows}, expected 0 or more rows, or None for "
+                "all."
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -65,7 +75,7 @@ class TaskMetrics:
             targets = self.split.targets()
             rows = [
                 {"id": example_id(self.split.split, i), "input": self._input(i), "target": plain(x)}
-                for i, x in enumerate(targets)
+                for i, x in enumerate(targets[: self.write_rows])
             ]
             result = Result({}, rows)
             if answer is not None:
@@ -87,7 +97,7 @@ class TaskMetrics:
     def _judged(self, answers: Sequence[Answer], targets: Sequence[Any], result: Result) -> Result:
         texts = [answer.text for answer in answers]
         scores = [answer.score for answer in answers]
-        for row, answer in zip(result.rows, answers, strict=True):
+        for row, answer in zip(result.rows, answers, strict=False):
             row["prediction"] = answer.text
             if "predict_with_aux" in self.split.judge.modes:
                 row["aux_scores"] = plain(answer.score)
@@ -99,7 +109,7 @@ class TaskMetrics:
         )
 
     def _scored(self, scores: Sequence[float], targets: Sequence[Any], result: Result) -> Result:
-        for row, score in zip(result.rows, scores, strict=True):
+        for row, score in zip(result.rows, scores, strict=False):
             row["score"] = plain(score)
         return _with_metrics(result, self.split.judge.score_metrics(targets, scores))
 

@@ -83,13 +83,12 @@ def _check_dtype(field: str, dtype: str) -> None:
     )
 
 
-def _sizes(prefix: str, table: str, **shared) -> dict[str, dict]:
+def _sizes(table: str, **shared) -> dict[str, dict]:
     """Reads a table of sizes; every row is `size enc dec N H D F`."""
     rows = (line.split() for line in table.strip().splitlines())
     fields = ("encoder_layers", "decoder_layers", "num_heads", "head_dim", "embed_dim", "mlp_dim")
     return {
-        f"{prefix}_{size}": dict(zip(fields, map(int, numbers), strict=True)) | shared
-        for size, *numbers in rows
+        size: dict(zip(fields, map(int, numbers), strict=True)) | shared for size, *numbers in rows
     }
 
 
@@ -126,21 +125,28 @@ _OURS = """
     mini     4   4    4   64    256    512
 """
 
-SIZES: dict[str, dict] = {
-    **_sizes("t5_1_1", _T5_1_1, vocab_size=32128),
+FAMILIES: dict[str, dict[str, dict]] = {
+    "t5_1_1": _sizes(_T5_1_1, vocab_size=32128),
     # LM adaptation trains the same architecture for another 100,000 steps (Lester et al., §3).
-    **_sizes("t5_1_1_lm100k", _T5_1_1, vocab_size=32128),
-    **_sizes("mt5", _T5_1_1, vocab_size=250112),
-    **_sizes("mt5", _MT5_SCALED, vocab_size=250112),
-    **_sizes("mt5", _MT5_LARGEST, vocab_size=250368),
-    **_sizes("byt5", _BYT5, vocab_size=384),
-    **_sizes("t5", _T5_1_0, vocab_size=32128, mlp_activations=("relu",), tied_logits=True),
-    **_sizes("ours", _OURS, vocab_size=8192),
+    "t5_1_1_lm100k": _sizes(_T5_1_1, vocab_size=32128),
+    "mt5": {
+        **_sizes(_T5_1_1, vocab_size=250112),
+        **_sizes(_MT5_SCALED, vocab_size=250112),
+        **_sizes(_MT5_LARGEST, vocab_size=250368),
+    },
+    "byt5": _sizes(_BYT5, vocab_size=384),
+    "t5": _sizes(_T5_1_0, vocab_size=32128, mlp_activations=("relu",), tied_logits=True),
+    "ours": _sizes(_OURS, vocab_size=8192),
+}
+SIZES: dict[str, dict] = {
+    f"{family}_{size}": fields
+    for family, sizes in FAMILIES.items()
+    for size, fields in sizes.items()
 }
 
 
 def t5_config(name: str, **overrides) -> T5Config:
-    """Returns the named size, with some fields replaced.
+    """Returns the named size, with some fields replaced; None leaves a field as it is.
 
     >>> t5_config("t5_1_1_small", dropout_rate=0.1).num_heads
     6
@@ -152,4 +158,44 @@ def t5_config(name: str, **overrides) -> T5Config:
         raise ConfigError(
             f"Unknown model size {name!r}, known are {', '.join(SIZES)}.{nearest(name, SIZES)}"
         )
-    return T5Config(**SIZES[name] | overrides)
+    given = {field: value for field, value in overrides.items() if value is not None}
+    return T5Config(**SIZES[name] | given)
+
+
+def model_name(family: str | None, size: str | None) -> str:
+    """Returns the name under which `t5_config` knows a size of a family.
+
+    In gin files a family and a size come from two files; None is what neither has said.
+
+    >>> model_name("t5_1_1", "xl")
+    't5_1_1_xl'
+
+    Raises:
+        ConfigError: there is no such family, or it does not come in this size.
+    """
+    if family not in FAMILIES:
+        raise ConfigError(
+            f"MODEL_FAMILY is {family!r}, but the families are {', '.join(FAMILIES)}."
+            f"{nearest(str(family), FAMILIES)} Load the file of one, such as models/t5_1_1.gin, or "
+            "set MODEL_NAME."
+        )
+    if size not in FAMILIES[family]:
+        raise ConfigError(
+            f"MODEL_SIZE is {size!r}, but {family} comes in the sizes "
+            f"{', '.join(FAMILIES[family])}.{nearest(str(size), FAMILIES[family])} Choose one of "
+            "their files models/sizes/SIZE.gin, or another family."
+        )
+    return f"{family}_{size}"
+
+
+def sizes_like(config: T5Config) -> list[str]:
+    """Returns the named sizes that have the shapes of an architecture."""
+    shapes = ("encoder_layers", "decoder_layers", "num_heads", "head_dim", "embed_dim", "mlp_dim")
+    found = {name: t5_config(name) for name in SIZES}
+    return [
+        name
+        for name, known in found.items()
+        if all(getattr(known, field) == getattr(config, field) for field in shapes)
+        and len(known.mlp_activations) == len(config.mlp_activations)
+        and known.vocab_size == config.vocab_size
+    ]

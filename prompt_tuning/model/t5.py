@@ -31,6 +31,9 @@ from prompt_tuning.model.layers import (
     mask_bias,
 )
 
+# Takes and returns what runs from block to block.
+Stream = Callable[[jax.Array], jax.Array]
+
 
 class Encoded(NamedTuple):
     """What the encoder hands to the decoder: hidden states, and which of them are real."""
@@ -104,6 +107,13 @@ class T5(nnx.Module):
         inputs = shift_right(targets)
         hidden = self.decoder(self.token_embedder(inputs), inputs, targets, encoded, cross, key=key)
         return self._logits(hidden)
+
+    def hold(self, stream: Stream | None) -> None:
+        """Calls `stream` on what goes into and comes out of every block, `[B S D]`.
+
+        It returns the same numbers and says where on a mesh they lie (`Placement.stream`).
+        """
+        self.encoder.stream = self.decoder.stream = stream or _anywhere
 
     def cross_keys_values(self, encoded: Encoded) -> KeysValues:
         """Returns every decoder layer's keys and values over the input, `[L B S N H]` each."""
@@ -184,6 +194,7 @@ class Encoder(nnx.Module):
         )
         self.encoder_norm = RMSNorm(config.embed_dim, param_dtype=config.param_dtype)
         self.prompt: nnx.Module | None = nnx.data(None)
+        self.stream: Stream = _anywhere
 
     def __call__(
         self,
@@ -198,12 +209,12 @@ class Encoder(nnx.Module):
             embedded, real = self.prompt(embedded, tokens)
         keys = split(key, 3)
         # The original drops out after the prompt is in place, so prompts see dropout as well.
-        x = dropout(embedded, config.dropout_rate, keys[0], shared_axis=1)
+        x = self.stream(dropout(embedded, config.dropout_rate, keys[0], shared_axis=1))
         length = x.shape[1]
         biases = (self.relpos_bias(length, length), mask_bias(real, real))
 
         def body(block: EncoderBlock, x, key):
-            return block(x, real, *biases, key=key), None
+            return self.stream(block(x, real, *biases, key=key)), None
 
         layer_keys = _layer_keys(keys[1], config.encoder_layers)
         x, _ = scan_layers(
@@ -230,6 +241,7 @@ class Decoder(nnx.Module):
                 shape, axes, init, param_dtype=config.param_dtype, rngs=rngs
             )
         self.prefix: nnx.Module | None = nnx.data(None)
+        self.stream: Stream = _anywhere
 
     def __call__(
         self,
@@ -243,7 +255,7 @@ class Decoder(nnx.Module):
     ) -> Float[Array, "B U D"]:
         config = self.config
         keys = split(key, 3)
-        x = dropout(embedded, config.dropout_rate, keys[0], shared_axis=1)
+        x = self.stream(dropout(embedded, config.dropout_rate, keys[0], shared_axis=1))
         spoken = visible = targets != PAD
         prefix, first, length = None, 0, x.shape[1]
         if self.prefix is not None:
@@ -265,7 +277,8 @@ class Decoder(nnx.Module):
             def remember(own: KeysValues) -> Past:
                 return own if prefix is None else in_front(prefix, own)
 
-            return block(x, real, remember, cross, self_biases, cross_bias, key=key)[0], None
+            x, _ = block(x, real, remember, cross, self_biases, cross_bias, key=key)
+            return self.stream(x), None
 
         scanned = (_layer_keys(keys[1], config.decoder_layers), cross, prefix)
         x, _ = scan_layers(body, self.layers, x, scanned, remat=config.remat, unroll=config.unroll)
@@ -308,7 +321,8 @@ class Decoder(nnx.Module):
             def remember(own: KeysValues) -> Past:
                 return _write(past[0], own[0], position), _write(past[1], own[1], position)
 
-            return block(x, here, remember, cross, (self_bias,), cross_bias, key=None)
+            x, seen = block(x, here, remember, cross, (self_bias,), cross_bias, key=None)
+            return self.stream(x), seen
 
         if blocks is None:
             x, past = scan_layers(
@@ -325,6 +339,10 @@ class Decoder(nnx.Module):
             x, own = body(block, x, scanned)
             extended.append(own)
         return self.decoder_norm(x), extended
+
+
+def _anywhere(x: jax.Array) -> jax.Array:
+    return x
 
 
 def _decoder_positions(inputs: Int[Array, "B U"]) -> Bool[Array, "B U"]:

@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 
 from prompt_tuning.checkpoints.numpy_file import (
+    load_embeddings,
     load_numpy,
     looks_like_numpy,
     oldest,
@@ -108,6 +109,31 @@ def test_a_prompt_of_unknown_step_has_none(tmp_path):
     np.save(tmp_path / "prompt.npy", VECTORS)
     file = open_numpy(tmp_path / "prompt.npy")
     assert (file.step, file.base, file.method) == (None, None, "prompt")
+
+
+def test_embeddings_are_read_as_extract_writes_them(tmp_path):
+    write(epath.Path(tmp_path / "table.npy"), VECTORS)
+    np.testing.assert_array_equal(load_embeddings(tmp_path / "table.npy"), VECTORS)
+    np.save(tmp_path / "half.npy", VECTORS.astype(ml_dtypes.bfloat16))
+    assert load_embeddings(tmp_path / "half.npy").dtype == np.float32
+
+
+@pytest.mark.parametrize("name", ["missing.npy", ""])
+def test_missing_embeddings_are_answered_with_how_to_make_them(tmp_path, name):
+    path = tmp_path / name
+    message = (
+        f"There is no numpy file at {path} (EMBEDDING_FILE). Write it with `prompt-tuning extract "
+        "--checkpoint_dir=BASE --variable_path=token_embedder/embedding --output_path=FILE`."
+    )
+    with raises(message):
+        load_embeddings(path)
+
+
+def test_embeddings_are_a_table(tmp_path):
+    np.save(tmp_path / "row.npy", VECTORS[0])
+    expected = "an array of shape (32,), a table of embeddings has two dimensions [V, D]."
+    with raises(f"{tmp_path}/row.npy holds {expected}"):
+        load_embeddings(tmp_path / "row.npy")
 
 
 def test_there_is_no_task_to_choose(tmp_path):

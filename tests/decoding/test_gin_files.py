@@ -17,6 +17,7 @@ READER = """
 from __gin__ import dynamic_registration
 from prompt_tuning.evaluation import answering
 answering.Decode.strategy = %DECODING
+VOCABULARY_FILE = 'nobody reads it'
 """
 
 

@@ -26,7 +26,7 @@ def evaluations(split, **settings):
 
 def test_a_task_is_evaluated_teacher_forced_and_by_its_metrics():
     loss = Loss(z_loss=0.5)
-    forced, judged = evaluations(FIRST, teacher_forced_steps=7, loss=loss)
+    forced, judged = evaluations(FIRST, teacher_forced_steps=7, loss=loss, write_rows=5)
     assert (forced.name, forced.folder, forced.steps, forced.loss) == (
         "first",
         "training_eval",
@@ -35,6 +35,7 @@ def test_a_task_is_evaluated_teacher_forced_and_by_its_metrics():
     )
     assert (judged.name, judged.folder, judged.split) == ("first", "inference_eval", FIRST)
     assert (judged.answering, judged.batch_size, forced.batch_size) == (ANSWERING, 4, 4)
+    assert judged.write_rows == 5
 
 
 def test_every_task_of_a_mixture_is_evaluated_on_its_own():

@@ -8,6 +8,7 @@ from prompt_tuning.data.batches import assemble, fixed
 from prompt_tuning.data.file_task import ClassAccuracy
 from prompt_tuning.data.task_split import Lengths
 from prompt_tuning.decoding.scoring import make_score
+from prompt_tuning.errors import ConfigError
 from prompt_tuning.evaluation import Answer, ChooseLabel, Decode, Evaluation, TaskMetrics
 from prompt_tuning.partitioning import placement
 from tests.evaluation.questions import EXAMPLES, SaysTerms, Told, columns, found_by, questions
@@ -107,6 +108,32 @@ def test_a_row_holds_the_record_in_words_that_json_has(everything):
             "aux_scores": everything.rows[index]["aux_scores"],
             "score": everything.rows[index]["score"],
         }
+
+
+@pytest.mark.parametrize("write_rows", [0, 2, 99])
+def test_fewer_rows_are_the_first_and_change_no_metric(
+    split_states, vocabulary, everything, write_rows
+):
+    evaluation = TaskMetrics(
+        name="tiny",
+        split=modes(*ALL),
+        answering=Decode(vocabulary=vocabulary),
+        batch_size=3,
+        write_rows=write_rows,
+    )
+    found = found_by(evaluation, split_states, None)
+    same(found, everything._replace(rows=everything.rows[:write_rows]))
+
+
+def test_a_negative_number_of_rows_is_refused(vocabulary):
+    with pytest.raises(ConfigError, match=r"^JSON_WRITE_N_RESULTS is -1, expected 0 or more rows"):
+        TaskMetrics(
+            name="tiny",
+            split=modes(*ALL),
+            answering=Decode(vocabulary=vocabulary),
+            batch_size=3,
+            write_rows=-1,
+        )
 
 
 def test_scores_are_the_log_probabilities_of_the_right_answers(split_states, everything):

@@ -9,6 +9,7 @@ from prompt_tuning.batch import Batch
 from prompt_tuning.errors import ConfigError
 from prompt_tuning.losses import Loss
 from prompt_tuning.model import SIZES, T5, BaseParam, t5_config
+from prompt_tuning.model.config import FAMILIES, model_name
 from prompt_tuning.model.parameters import count
 from prompt_tuning.prompts import PromptParam
 from tests.jaxprs import equations
@@ -147,6 +148,45 @@ def test_float16_is_refused_with_the_reason(field):
 def test_what_cannot_be_built_is_named(fields, message):
     with pytest.raises(ConfigError) as error:
         dataclasses.replace(T5_1_1, **fields)
+    assert str(error.value) == message
+
+
+def test_none_leaves_a_field_as_it_is():
+    assert t5_config("ours_tiny", num_heads=None) == t5_config("ours_tiny")
+
+
+def test_a_family_and_a_size_make_a_name():
+    names = [model_name(family, size) for family in FAMILIES for size in FAMILIES[family]]
+    assert names == list(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "message"),
+    [
+        (
+            "t5_1",
+            "base",
+            "MODEL_FAMILY is 't5_1', but the families are t5_1_1, t5_1_1_lm100k, mt5, byt5, t5, "
+            "ours. Did you mean 't5_1_1' or 't5'? Load the file of one, such as "
+            "models/t5_1_1.gin, or set MODEL_NAME.",
+        ),
+        (
+            "t5",
+            "11B",
+            "MODEL_SIZE is '11B', but t5 comes in the sizes small, base, large, 3b, 11b. Did you "
+            "mean '11b'? Choose one of their files models/sizes/SIZE.gin, or another family.",
+        ),
+        (
+            "mt5",
+            None,
+            "MODEL_SIZE is None, but mt5 comes in the sizes small, base, large, xl, xxl, 80b, "
+            "150b. Choose one of their files models/sizes/SIZE.gin, or another family.",
+        ),
+    ],
+)
+def test_a_family_says_which_sizes_it_has(family, size, message):
+    with pytest.raises(ConfigError) as error:
+        model_name(family, size)
     assert str(error.value) == message
 
 

@@ -1,6 +1,7 @@
 """QQP and MRPC judged by a model of the other one."""
 
 import functools
+import re
 
 import pytest
 import seqio
@@ -54,13 +55,18 @@ both_ways = pytest.mark.parametrize(
 )
 
 
+VERSIONS = {"v002": "1.0.0", "v200": "2.0.0"}
+
+
 def names(source, target):
-    return all_forms(f"glue_{target}_from_{source}_v002")
+    return [
+        form for version in VERSIONS for form in all_forms(f"glue_{target}_from_{source}_{version}")
+    ]
 
 
 def test_the_table_has_every_registered_task():
     known = [name for pair in TABLE for name, *_ in names(*pair)]
-    assert sorted(known) == sorted(glue_transfer.NAMES) and len(known) == 36
+    assert sorted(known) == sorted(glue_transfer.NAMES) and len(known) == 72
 
 
 @both_ways
@@ -69,7 +75,8 @@ def test_the_text_is_the_target_task_s(source, target):
     for name, form, _ in names(source, target):
         assert texts(name, written) == in_form(form, written.texts), name
         found = seqio.TaskRegistry.get(name).source
-        assert found.tfds_dataset.name == f"glue/{target}:1.0.0"
+        version = VERSIONS[re.search("v[0-9]+", name)[0]]
+        assert found.tfds_dataset.name == f"glue/{target}:{version}"
         assert list(found.splits) == ["validation"]
         more = steps(name)[1][1:-2]
         assert len(more) == (form == "task_index_")
@@ -94,9 +101,13 @@ def test_the_words_of_the_source_task_are_understood(source, target):
 
 @both_ways
 def test_a_mixture_trains_on_the_source_and_is_judged_on_the_target(source, target):
-    zeroshot = all_forms(f"glue_{target}_from_{source}_zeroshot_v002")
+    zeroshot = [
+        form
+        for version in VERSIONS
+        for form in all_forms(f"glue_{target}_from_{source}_zeroshot_{version}")
+    ]
     assert {name for name, *_ in zeroshot} <= set(glue_transfer.MIXTURES)
-    assert len(glue_transfer.MIXTURES) == 36
+    assert len(glue_transfer.MIXTURES) == 72
     for (name, *_), (judged, *_) in zip(zeroshot, names(source, target), strict=True):
         learned = judged.replace(f"{target}_from_{source}", source).removesuffix("_examples")
         rates = seqio.MixtureRegistry.get(name).rate_per_task_name

@@ -237,4 +237,4 @@ def test_a_new_process_imports_quickly_and_describes_every_step():
     )
     # As many tasks, nobody asked, no library imported; MNLI's steps are those of its other splits,
     # and others in each form; every task has a list of steps.
-    assert done.stdout == "750 [] []\n[1, 1, 1] 3\n{'list'}\n", done.stdout
+    assert done.stdout == "786 [] []\n[1, 1, 1] 3\n{'list'}\n", done.stdout

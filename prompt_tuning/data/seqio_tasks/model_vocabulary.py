@@ -104,7 +104,7 @@ def seqio_vocabulary(vocabulary: Vocabulary) -> seqio.Vocabulary:
     """
     if isinstance(vocabulary, ByteVocabulary):
         return seqio.ByteVocabulary(extra_ids=vocabulary.extra_ids)
-    return seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.extra_ids)
+    return seqio.SentencePieceVocabulary(vocabulary.path, extra_ids=vocabulary.added_ids)
 
 
 def with_vocabulary(provider: Provider, vocabulary: Vocabulary) -> Provider:
