@@ -17,6 +17,7 @@ VERSION = re.search(
 # `requirements/` were tested with, the upper one the next that may break us.
 DEPENDENCIES = [
     "absl-py>=2.5,<3",
+    "argcomplete>=3.7,<4",
     "etils[epath]>=1.15,<2",
     "flax>=0.12.8,<0.13",
     "gin-config>=0.5.0,<0.6",
@@ -30,6 +31,7 @@ DEPENDENCIES = [
     "numpy>=2.4,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    "packaging>=26,<27",
     "pyarrow>=26,<27",
     "rouge-score>=0.1.2,<0.2",
     "sacrebleu>=2.6,<3",
@@ -60,6 +62,7 @@ EXTRAS = {
         "build>=1.6,<2",
         "gcsfs>=2026.10,<2027",
         "hypothesis>=6.170,<7",
+        "mkdocs>=1.6.1,<2",
         # The extra is Node.js in a wheel, so that the type check needs no network.
         "pyright[nodejs]>=1.1.414,<1.2",
         "pytest>=9.2,<10",

@@ -26,6 +26,7 @@ LAYERS = [
     {"evaluation"},  # of the examples of a split
     {"cli"},
     {"__main__"},
+    {"scripts"},  # what scripts for the original call
 ]
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 CORE = set().union(*LAYERS[: LEVELS["checkpoints"] + 1])

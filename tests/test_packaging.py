@@ -3,7 +3,6 @@
 import email
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,6 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import prompt_tuning
+from tests.packages import build_wheel, copy_tree, locked_versions, read_lock
 
 ROOT = pathlib.Path(__file__).parent.parent
 LOCKS = {"cpu": "dev", "cuda": "cuda", "tpu": "tpu"}  # the name of a lock: the extra it holds
@@ -23,18 +23,9 @@ BANNED = {"flaxformer", "seqio-nightly", "t5", "t5x", "torch", "transformers"}
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel as a zip file, built offline from a copy, so that the tree stays clean."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("out")
-    for folder in ("prompt_tuning", "tasks", "gin", "tests"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("golden"))
-    for file in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / file, source)
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run(
-        [*pip, "--wheel-dir", out, source], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(next(out.glob("*.whl"))) as file:
+    """The wheel as a zip file."""
+    source = copy_tree(tmp_path_factory.mktemp("source"))
+    with zipfile.ZipFile(build_wheel(source, tmp_path_factory.mktemp("wheel"))) as file:
         yield file
 
 
@@ -47,24 +38,6 @@ def metadata(wheel):
 @pytest.fixture(scope="module")
 def dependencies(metadata):
     return [Requirement(line) for line in metadata.get_all("Requires-Dist")]
-
-
-def read_lock(name):
-    """Returns the entries of a lock, each without its comments and line breaks."""
-    text = (ROOT / f"requirements/{name}.txt").read_text("utf-8")
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    return "\n".join(lines).replace("\\\n", " ").splitlines()
-
-
-def locked_versions(name):
-    """Returns the versions of every project in a lock, as Linux on x86-64 would install them."""
-    here = {"sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64"}
-    entries = [Requirement(entry.partition(" --hash")[0]) for entry in read_lock(name)]
-    return {
-        canonicalize_name(entry.name): str(entry.specifier).removeprefix("==")
-        for entry in entries
-        if entry.marker is None or entry.marker.evaluate(here)
-    }
 
 
 def test_wheel_holds_every_gin_file_and_every_task(wheel):
