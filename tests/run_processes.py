@@ -178,6 +178,12 @@ def outcome(model_dir):
     return prompt.read_bytes(), logged(model_dir)
 
 
+def concluded(model_dir):
+    """Returns what a run says of itself at its end, timings and its own folder aside."""
+    found = json.loads((model_dir / "summary.json").read_text())
+    return {name: x for name, x in found.items() if name not in ("timing", "next")}
+
+
 def logged(model_dir):
     """Returns every number that a run has logged, timings aside."""
     return {

@@ -20,6 +20,7 @@ from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import Contents
 from prompt_tuning.errors import CheckpointError, nearest
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
+from prompt_tuning.model.config import sizes_like
 from prompt_tuning.training.state import RunState
 
 # Fields of T5Config that the shapes of a checkpoint decide.
@@ -132,9 +133,17 @@ def check_architecture(config: T5Config, contents: Contents) -> None:
     if differing:
         raise CheckpointError(
             f"{contents.where!s} is not a checkpoint of the configured model: "
-            f"{'; '.join(differing)}. Choose the gin file of its size (models/), or the checkpoint "
-            "of the configured one."
+            f"{'; '.join(differing)}. {_its_size(contents.config)}or choose the checkpoint of the "
+            "configured size."
         )
+
+
+def _its_size(config: T5Config) -> str:
+    sizes = sizes_like(config)
+    if not sizes:
+        return "Set the architecture to that of the checkpoint, "
+    named = f"{sizes[0]!r}"
+    return f"The checkpoint has the size {' or '.join(sizes)}: set MODEL_NAME to {named}, "
 
 
 def with_slots(contents: Contents, state: RunState) -> RunState:

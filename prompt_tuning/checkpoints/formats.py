@@ -284,4 +284,6 @@ def _by_step(folder: epath.Path) -> dict[int, epath.Path]:
 def _nothing(path: epath.Path, table: Mapping[str, ModelFormat | PromptFormat]) -> CheckpointError:
     known = "\n  ".join(one.about for one in table.values())
     found = "No checkpoint of a known format is at" if path.exists() else "There is nothing at"
-    return CheckpointError(f"{found} {path!s}. Expected one of\n  {known}")
+    beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = "" if path.exists() else nearest(path.name, beside)
+    return CheckpointError(f"{found} {path!s}.{close} Expected one of\n  {known}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import parameters
+from prompt_tuning.partitioning import on_host
 from prompt_tuning.training.state import RunState
 
 
@@ -17,8 +18,11 @@ def to_trees(state: RunState, data: Mapping[str, bytes]) -> dict[str, dict[str, 
 
     Copies, as the next step is given these very buffers, and those of a CPU are not moved.
     """
-    held = jax.device_get((parameters.named(state.trainable), state.opt_state))
-    params, slots = jax.tree.map(lambda one: np.array(one), held)
+    held = (parameters.named(state.trainable), state.opt_state)
+    for one in jax.tree.leaves(held):
+        if isinstance(one, jax.Array) and one.is_fully_addressable:
+            one.copy_to_host_async()
+    params, slots = jax.tree.map(lambda one: np.array(on_host(one)), held)
     trees = {"params": params, "optimizer": _by_path(slots)}
     if data:
         # One byte more than the data, for orbax cannot write an empty array.

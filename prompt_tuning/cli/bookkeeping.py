@@ -4,13 +4,19 @@ All of it can be done again for the same state and comes out the same: a run tha
 between two of its writes makes up for what is missing when it goes on.
 """
 
+import logging
 from collections.abc import Mapping
 
 from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.cli.outputs import Evaluations, Prompts
+from prompt_tuning.cli.reports.concerns import still_prompt
+from prompt_tuning.cli.reports.progress import Progress
 from prompt_tuning.cli.source import Place
+from prompt_tuning.training.clock import Clock
 from prompt_tuning.training.monitor import Monitor
 from prompt_tuning.training.state import RunState
+
+log = logging.getLogger("prompt_tuning")
 
 
 class Bookkeeping:
@@ -22,6 +28,8 @@ class Bookkeeping:
         evaluations: of a state.
         monitor: what is best, and when to stop early.
         data: the run's place in it.
+        progress: what the run has seen, which is saved with every state.
+        clock: counts the time that is spent here to `save` and `evaluate`.
         restored: the state that the run goes on from, if there is one.
 
     Attributes:
@@ -36,6 +44,8 @@ class Bookkeeping:
         evaluations: Evaluations,
         monitor: Monitor | None,
         data: Place,
+        progress: Progress,
+        clock: Clock,
         restored: RunState | None,
     ):
         self._checkpoints = checkpoints
@@ -43,10 +53,12 @@ class Bookkeeping:
         self._evaluations = evaluations
         self._monitor = monitor
         self._data = data
+        self._progress = progress
+        self._clock = clock
+        self._warned = False
         self._saved = None if restored is None else restored.step
         self.exhausted = False
         if monitor is not None:
-            monitor.check(evaluations.prefixes)
             watched = self._watched(monitor)
             self.exhausted = monitor.exhausted(watched)
             if (best := monitor.best(watched)) is not None:
@@ -54,16 +66,20 @@ class Bookkeeping:
 
     def save(self, state: RunState, *, wait: bool = False) -> None:
         """Saves a state, in the background unless it is to be waited for."""
-        # The prompt first: a checkpoint says that everything up to its step is there.
-        if self._prompts is not None and self._saved != state.step:
-            self._prompts.save(state)
-        self._saved = state.step
-        details, data = self._data.saved_at(state.step)
-        self._checkpoints.save(state, details=details, data=data, wait=wait)
+        with self._clock.spent("save"):
+            # The prompt first: a checkpoint says that everything up to its step is there.
+            if self._prompts is not None and self._saved != state.step:
+                self._prompts.save(state)
+                self._look_at(self._prompts, state)
+            self._saved = state.step
+            details, data = self._data.saved_at(state.step)
+            details |= self._progress.saved()
+            self._checkpoints.save(state, details=details, data=data, wait=wait)
 
     def evaluate(self, state: RunState) -> None:
         """Evaluates a state, notes what was found, and keeps it apart if it is the best so far."""
-        metrics = self._evaluations(state)
+        with self._clock.spent("evaluate"):
+            metrics = self._evaluations(state)
         if metrics is None:
             return  # It is made up for when the run goes on.
         if self._prompts is not None and self._saved == state.step:
@@ -77,6 +93,14 @@ class Bookkeeping:
             self._checkpoints.protect(state.step)
             if self._prompts is not None:
                 self._prompts.save_best(state, metrics)
+
+    def _look_at(self, prompts: Prompts, state: RunState) -> None:
+        """Warns once if the prompt does not move, while there is time to do something about it."""
+        start, vectors = prompts.moved(state)
+        concern = still_prompt(vectors, start, self._data.steps_at(state.step))
+        if concern and not self._warned:
+            log.warning("%s", concern)
+            self._warned = True
 
     def _watched(self, monitor: Monitor) -> Mapping[int, float]:
         """The history of the metric that is monitored; empty before the first evaluation."""

@@ -16,14 +16,17 @@ from prompt_tuning.cli.arguments import RunArguments
 from prompt_tuning.cli.identity import identity
 from prompt_tuning.cli.launch import launched, writing_explained
 from prompt_tuning.cli.outputs import Evaluations
+from prompt_tuning.cli.reports import closing, opening
+from prompt_tuning.cli.reports.layout import many
 from prompt_tuning.cli.subjects import Subject, Which, subjects
 from prompt_tuning.decoding.ensemble import Combination, Vote
 from prompt_tuning.errors import ConfigError, Preempted
 from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.evaluation.task_metrics import TaskMetrics
 from prompt_tuning.model import T5, BaseParam
-from prompt_tuning.partitioning import is_main, placement
+from prompt_tuning.partitioning import Partitioning, is_main
 from prompt_tuning.prompts import PromptParam
+from prompt_tuning.training.clock import Clock
 from prompt_tuning.training.monitor import Monitor
 from prompt_tuning.training.preemption import Preemption
 from prompt_tuning.training.state import RunState
@@ -55,6 +58,7 @@ def evaluate(
     vocabulary: Vocabulary | None = None,
     monitor: Monitor | None = None,
     devices: int | None = None,
+    partitioning: Partitioning | None = None,
     preemption: Preemption | None = None,
     dry_run: bool = False,
 ) -> dict[int, dict[str, float]]:
@@ -73,7 +77,8 @@ def evaluate(
         activation_dtype: of activations, if the architecture is the checkpoint's.
         vocabulary: what the data was tokenised with.
         monitor: which metric says what is best.
-        devices: how many to share each batch among; None for all.
+        devices: how many to use; None for all.
+        partitioning: how the model is divided among them; None makes it whole on each.
         preemption: tells when to stop; None listens to no signals.
         dry_run: read data and models and measure nothing.
 
@@ -92,7 +97,7 @@ def evaluate(
         ]
     if not evaluations:
         raise ConfigError("There is nothing to evaluate: set EVAL_SPLIT to a split of the task.")
-    folder, placed = epath.Path(output_dir), placement(devices)
+    folder, placed = epath.Path(output_dir), (partitioning or Partitioning()).placement(devices)
     chosen = subjects(
         checkpoint,
         prompt=prompt,
@@ -100,14 +105,31 @@ def evaluate(
         model=model,
         dtype=activation_dtype,
         vocabulary=vocabulary,
+        placed=placed,
     )
     settings = identity(config.operative_values(), vocabulary=vocabulary, answers=True)
     data = {f"data of {one.folder}/{one.name}": one.fingerprint for one in evaluations}
     found: dict[int, dict[str, float]] = {}
     history: dict[str, dict[int, float]] = {}
     prepared: dict[nnx.GraphDef, Evaluations] = {}
+    clock = Clock()
     with writing_explained(folder, "EVAL_OUTPUT_DIR"):
-        for subject in chosen:
+        for number, subject in enumerate(chosen):
+            if is_main() and number == 0:
+                block = opening.of_asking(
+                    "Dry run of an evaluation" if dry_run else "Evaluation",
+                    checkpoint=checkpoint,
+                    learned=subject.title if subject.made_of.get("prompts") else None,
+                    step=subject.step,
+                    hashes=subject.made_of,
+                    model=subject.model,
+                    config=subject.model.config,
+                    vocabulary=vocabulary,
+                    about=opening.of_evaluations(evaluations, None, monitor),
+                    placed=placed,
+                    folder=folder,
+                )
+                log.info("%s", block)
             log.info("Evaluating %s, step %d.", subject.title, subject.step)
             # A model that was trained as a whole is itself what changes from one to the next.
             kind = PromptParam if subject.made_of.get("prompts") else BaseParam
@@ -116,7 +138,7 @@ def evaluate(
                 prepared[graph] = Evaluations(
                     evaluations,
                     graph,
-                    placed.replicated(frozen),
+                    placed.parameters(frozen),
                     place=placed.batch,
                     folder=folder,
                     last_step=None,
@@ -130,8 +152,9 @@ def evaluate(
             _note(folder, subject, settings, data)
             if prepared[graph].has(subject.step):
                 log.info("Step %d was measured before.", subject.step)
-            state = RunState(placed.replicated(learned), None, subject.step)
-            metrics = None if preemption.stop() else prepared[graph](state)
+            state = RunState(placed.parameters(learned), None, subject.step)
+            with clock.spent("evaluate"):
+                metrics = None if preemption.stop() else prepared[graph](state)
             if metrics is None:
                 raise Preempted(
                     f"Stopped on request before step {subject.step} was evaluated. Start the same "
@@ -141,7 +164,26 @@ def evaluate(
             history |= prepared[graph].history()
         if monitor is not None and history:
             _write_best(folder, monitor, history)
+    if found and is_main():
+        block = closing.of_evaluation(
+            found,
+            {f"{one.folder}/{one.name}/": _measured(one) for one in evaluations},
+            title=f"Evaluated {many(len(found), 'model')}.",
+            seconds=clock.seconds().get("evaluate", 0.0),
+            folder=folder,
+        )
+        log.info("%s", block)
     return found
+
+
+def _measured(one: Evaluation) -> int | None:
+    """Returns how many examples an evaluation looks at, if it is known."""
+    split: Any = getattr(one, "split", None)
+    if split is None:
+        return None
+    steps = getattr(one, "steps", None)
+    count = len(split.examples)
+    return count if steps is None else min(count, steps * getattr(one, "batch_size", count))
 
 
 def _note(

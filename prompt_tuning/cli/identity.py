@@ -14,19 +14,21 @@ from prompt_tuning.vocabulary import Vocabulary
 _FREE = re.compile(
     r"""
     .*\b(train\.(
-        model_dir | total_steps | relative_steps | evaluations | eval_period | monitor | saving
-        | run_eval_before_training | stats_period | dry_run | accept_changes | devices | stuck_after
-        | task | initial_checkpoint | vocabulary | train_data
+        model_dir | total_steps | relative_steps | epochs | evaluations | eval_period | monitor
+        | saving | run_eval_before_training | stats_period | dry_run | accept_changes | devices
+        | stuck_after | partitioning | task | initial_checkpoint | vocabulary | train_data
     )
     | (evaluate | infer)\.(
         output_dir | checkpoint | prompt | checkpoints | evaluations | split | monitor | devices
-        | dry_run | vocabulary | merge_chunked_results | shard_id
+        | partitioning | dry_run | vocabulary | merge_chunked_results | shard_id
     )
+    | Partitioning\.\w+
     | Saving\.\w+ | Monitor\.\w+ | TeacherForced\.\w+ | TaskMetrics\.\w+ | task_evaluations\.\w+
     # Of the data the source's own fingerprint speaks, of the vocabulary its content.
     | task_split\.\w+ | FileTask\.\w+ | TsvTask\.\w+ | tsv_splits\.\w+ | register_\w+\.\w+
     | load_corpus\.\w+ | corpus_vocabulary\.\w+ | SentencePieceVocabulary\.\w+
-    | ByteVocabulary\.\w+ | task_batches\.split | CorpusBatches\.(tokens | vocabulary)
+    | ByteVocabulary\.\w+ | load_embeddings\.path | task_batches\.split
+    | CorpusBatches\.(tokens | vocabulary)
     )""",
     re.VERBOSE,
 )

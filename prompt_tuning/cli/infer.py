@@ -16,6 +16,8 @@ from prompt_tuning.cli import config
 from prompt_tuning.cli.arguments import RunArguments
 from prompt_tuning.cli.identity import identity
 from prompt_tuning.cli.launch import launched, writing_explained
+from prompt_tuning.cli.reports import opening
+from prompt_tuning.cli.reports.layout import Row, block, many
 from prompt_tuning.cli.subjects import subjects
 from prompt_tuning.data.task_split import TaskSplit
 from prompt_tuning.decoding.ensemble import Combination, Vote
@@ -26,8 +28,9 @@ from prompt_tuning.evaluation.predictions import InputFields, as_lines, example_
 from prompt_tuning.evaluation.shard_file import ShardFile
 from prompt_tuning.evaluation.task_evaluations import splits_of
 from prompt_tuning.model import T5
-from prompt_tuning.partitioning import is_main, placement
+from prompt_tuning.partitioning import Partitioning, is_main
 from prompt_tuning.prompts import PromptParam
+from prompt_tuning.training.clock import Clock, duration
 from prompt_tuning.training.preemption import Preemption
 from prompt_tuning.vocabulary import Vocabulary
 
@@ -65,6 +68,7 @@ def infer(
     output_ids: bool = False,
     all_decodes: bool = False,
     devices: int | None = None,
+    partitioning: Partitioning | None = None,
     preemption: Preemption | None = None,
     dry_run: bool = False,
 ) -> None:
@@ -92,7 +96,8 @@ def infer(
         inputs: which features of an example are written beside its answer.
         output_ids: writes the tokens of answers too.
         all_decodes: writes all answers that the strategy found, the best last.
-        devices: how many to share each batch among; None for all.
+        devices: how many to use; None for all.
+        partitioning: how the model is divided among them; None makes it whole on each.
         preemption: tells when to stop; None listens to no signals.
         dry_run: read data and model and write nothing.
 
@@ -106,7 +111,7 @@ def infer(
             f"CHECKPOINTS is {checkpoints!r}, but there is one file for the answers of one model: "
             "expected 'latest' or 'best'."
         )
-    splits, placed = splits_of(split), placement(devices)
+    splits, placed = splits_of(split), (partitioning or Partitioning()).placement(devices)
     if not splits:
         raise ConfigError("There is nothing to answer: set INFER_SPLIT to a split of the task.")
     folder = epath.Path(output_dir)
@@ -117,11 +122,12 @@ def infer(
         model=model,
         dtype=activation_dtype,
         vocabulary=vocabulary,
+        placed=placed,
     )
     settings = identity(config.operative_values(), vocabulary=vocabulary, answers=True)
     made_of = settings | {name: str(value) for name, value in subject.made_of.items()}
     graph, learned, frozen = nnx.split(subject.model, PromptParam, ...)
-    learned, frozen = placed.replicated(learned), placed.replicated(frozen)
+    learned, frozen = placed.parameters(learned), placed.parameters(frozen)
     fields = inputs or InputFields()
     combination = (ensemble or Vote()) if subject.prompts > 1 else None
 
@@ -162,9 +168,35 @@ def infer(
 
         return lines
 
+    ids_of = [range(shard_id, len(one.examples), num_shards) for one in splits]
+    if is_main():
+        asked = [
+            f"{one.task}/{one.split}: {many(len(ids), 'example')}"
+            + (f", shard {shard_id} of {num_shards}" if num_shards > 1 else "")
+            for one, ids in zip(splits, ids_of, strict=True)
+        ]
+        said = opening.of_asking(
+            "Dry run of an inference" if dry_run else "Inference",
+            checkpoint=checkpoint,
+            learned=subject.title if subject.made_of.get("prompts") else None,
+            step=subject.step,
+            hashes=subject.made_of,
+            model=subject.model,
+            config=subject.model.config,
+            vocabulary=vocabulary,
+            about=[
+                ("answers", asked),
+                ("mode", f"{mode}, {many(batch_size, 'row')} in a batch"),
+                ("saves", f"every {many(checkpoint_period, 'batch')}"),
+            ],
+            placed=placed,
+            folder=folder,
+        )
+        log.info("%s", said)
     log.info("Asking %s, step %d.", subject.title, subject.step)
+    clock, answered = Clock(), []
     with writing_explained(folder, "INFER_OUTPUT_DIR"):
-        for one in splits:
+        for one, ids in zip(splits, ids_of, strict=True):
             file = ShardFile(
                 folder=folder,
                 task=one.task,
@@ -177,18 +209,25 @@ def infer(
                     "examples of a chunk": str(checkpoint_period * batch_size),
                 },
             )
-            ids = range(shard_id, len(one.examples), num_shards)
             # Also in a dry run, which says what is wrong with them.
             lines = lines_of(one)
             if not dry_run:
-                _write(
-                    file,
-                    ids,
-                    checkpoint_period * batch_size,
-                    lines,
-                    merge=merge_chunked_results,
-                    preemption=preemption,
-                )
+                with clock.spent("answer"):
+                    made = _write(
+                        file,
+                        ids,
+                        checkpoint_period * batch_size,
+                        lines,
+                        merge=merge_chunked_results,
+                        preemption=preemption,
+                    )
+                if made:
+                    before = "" if made == len(ids) else f", {len(ids) - made:,} of them before"
+                    where = f"{many(len(ids), 'example')}{before}: {file.path!s}"
+                    answered.append((one.task, where))
+    if answered and is_main():
+        rows: list[Row] = [*answered, ("time", duration(clock.seconds()["answer"]))]
+        log.info("%s", block("Answered.", rows))
 
 
 def _write(
@@ -199,8 +238,10 @@ def _write(
     *,
     merge: bool,
     preemption: Preemption,
-) -> None:
+) -> int:
     """Writes the chunks of a shard that are not there yet, and puts them together.
+
+    Returns how many examples were answered for that.
 
     Raises:
         Preempted: a signal asked to stop; the chunks that were finished are written.
@@ -213,7 +254,7 @@ def _write(
             if not file.path.exists():
                 file.finish(len(chunks))
             file.clean()
-        return
+        return 0
     missing = [chunk for chunk in chunks if not _agreed(file.has_chunk(chunk))]
     log.info("%d of %d chunks of %s are to be made.", len(missing), len(chunks), file.path)
     if is_main():
@@ -236,6 +277,7 @@ def _write(
         log.info("Results written to %s.", file.path)
     # No process ends before all that was asked of it together is written.
     _agreed(True)
+    return sum(len(ids[chunk * chunk_size : (chunk + 1) * chunk_size]) for chunk in missing)
 
 
 def _answering(

@@ -6,6 +6,7 @@ killed between two of its writes repairs them when it goes on.
 
 import dataclasses
 import functools
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -47,6 +48,10 @@ class Prompts:
     def __init__(self, folder: epath.Path, *, initial: RunState, **provenance: Any):
         self._folder = folder
         self._start = prompt_file.PromptFile.of(_vectors(initial), step=initial.step, **provenance)
+
+    def moved(self, state: RunState) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the vectors before the first update, and those of a state."""
+        return self._start.vectors, _vectors(state)
 
     def save(self, state: RunState, metrics: Mapping[str, float] | None = None) -> None:
         """Writes the newest prompt, with what was measured of it if that is known already."""
@@ -135,6 +140,13 @@ class Evaluations:
                     found.setdefault(name, {})[step] = value
         return found
 
+    def alarms(self) -> dict[str, dict[int, bool]]:
+        """Returns of each evaluation at which steps there was an alarm, those of before included.
+
+        Only the process that writes knows.
+        """
+        return {one.prefix.rstrip("/"): one.alarms() for one in self._logs}
+
 
 class _Log:
     """The files of one evaluation."""
@@ -157,6 +169,13 @@ class _Log:
     @property
     def _lines(self) -> epath.Path:
         return self._folder / f"{self._one.name}-metrics.jsonl"
+
+    def alarms(self) -> dict[int, bool]:
+        """Returns at which steps there was an alarm."""
+        if not self._lines.exists():
+            return {}
+        rows = map(json.loads, self._lines.read_text().splitlines())
+        return {row["step"]: "alarm" in row for row in rows if row["step"] in self.values}
 
     def write(self, step: int, result: Result) -> dict[str, float]:
         """Writes a result, its line last: with it the step counts as evaluated."""

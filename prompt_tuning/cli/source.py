@@ -63,9 +63,9 @@ class Place:
         """Returns the names of the examples behind the update that led to a global step."""
         return ", ".join(self._source.example_ids(step - self._first - 1))
 
-    def summary(self) -> str:
-        """Returns what to know of the data before it is trained on."""
-        return self._source.summary()
+    def steps_at(self, step: int) -> int:
+        """Returns how many steps of the run lie before a global step."""
+        return step - self._first
 
     def saved_at(self, step: int) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Returns what to save of the data with the state of a global step: details and bytes."""

@@ -25,6 +25,7 @@ from prompt_tuning.cli.base import check_vocabulary, load_base, open_base
 from prompt_tuning.cli.outputs import BEST
 from prompt_tuning.errors import CheckpointError, ConfigError, nearest
 from prompt_tuning.model import T5, parameters
+from prompt_tuning.partitioning import Placement
 from prompt_tuning.vocabulary import Vocabulary
 
 Which = str | int | Sequence[int]
@@ -64,6 +65,7 @@ def subjects(
     model: Callable[..., T5] | None = None,
     dtype: str = "bfloat16",
     vocabulary: Vocabulary | None = None,
+    placed: Placement | None = None,
 ) -> Iterator[Subject]:
     """Yields the models that are to be looked at; a base is loaded once for all prompts.
 
@@ -74,6 +76,7 @@ def subjects(
         model: makes the model; None for the architecture of the checkpoint (MODEL).
         dtype: of activations, if the architecture is the checkpoint's (ACTIVATION_DTYPE).
         vocabulary: of the data, to check that the model has a row for every id.
+        placed: where the models go; None for the default device.
 
     Raises:
         CheckpointError: there is no such model or prompt, or they do not belong together.
@@ -82,7 +85,7 @@ def subjects(
     _check_choice(which, several=not isinstance(prompt, str | None))
 
     def loaded(contents: Contents) -> tuple[T5, str]:
-        module, digest = load_base(contents, model, dtype)
+        module, digest = load_base(contents, model, dtype, placed)
         if vocabulary is not None:
             check_vocabulary(vocabulary, module.config)
         return module, digest

@@ -16,33 +16,39 @@ from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.checkpoints.contents import Contents
 from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.checkpoints.run_lock import RunLock
-from prompt_tuning.cli import config
+from prompt_tuning.cli import config, horizon
 from prompt_tuning.cli.arguments import RunArguments
-from prompt_tuning.cli.base import check_vocabulary, open_base
+from prompt_tuning.cli.base import check_vocabulary, fill_base, open_base
 from prompt_tuning.cli.bookkeeping import Bookkeeping
 from prompt_tuning.cli.identity import identity
 from prompt_tuning.cli.launch import launched, writing_explained
 from prompt_tuning.cli.outputs import Evaluations, Prompts
+from prompt_tuning.cli.reports import closing, concerns, opening
+from prompt_tuning.cli.reports.next_command import next_commands
+from prompt_tuning.cli.reports.progress import Progress
 from prompt_tuning.cli.source import Place, Source
 from prompt_tuning.data.prefetch import prefetch
 from prompt_tuning.errors import ConfigError, Preempted, nearest
 from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.losses import Loss
 from prompt_tuning.model import T5, BaseParam, parameters
-from prompt_tuning.partitioning import is_main, placement
+from prompt_tuning.partitioning import Partitioning, Placement, is_main
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.prompts.combine import described
 from prompt_tuning.training import loop
+from prompt_tuning.training.clock import Clock, duration
 from prompt_tuning.training.metrics import Console, JsonLines, TensorBoard, Writers
 from prompt_tuning.training.monitor import Monitor
 from prompt_tuning.training.optimizer import Optimizer
 from prompt_tuning.training.preemption import Preemption
-from prompt_tuning.training.state import RunState, split_model, start
+from prompt_tuning.training.state import RunState, laid_out, split_model, start
 from prompt_tuning.training.step import make_train_step
 from prompt_tuning.training.watchdog import Watchdog
 from prompt_tuning.vocabulary import Vocabulary
 
 TRAINABLE = {"prompt": PromptParam, "model": BaseParam}
+# Seconds that are left, below which nobody wants to know.
+WORTH_SAYING = 10.0
 
 log = logging.getLogger("prompt_tuning")
 
@@ -82,6 +88,7 @@ def train(
     optimizer: Optimizer,
     total_steps: int | None = None,
     relative_steps: int | None = None,
+    epochs: float | int | None = None,
     trainable: str = "prompt",
     prompt: Callable[..., nnx.Module] | None = None,
     initial_checkpoint: str | None = None,
@@ -99,6 +106,7 @@ def train(
     stats_period: int = 100,
     stuck_after: float = 60.0,
     devices: int | None = None,
+    partitioning: Partitioning | None = None,
     random_seed: int = 0,
     preemption: Preemption | None = None,
     dry_run: bool = False,
@@ -112,6 +120,7 @@ def train(
         optimizer: see `training.optimizer`.
         total_steps: the global step to end at, the base's own steps included (TRAIN_STEPS, t5x).
         relative_steps: instead, how many steps to train (TRAIN_STEPS_RELATIVE, t5x).
+        epochs: instead, how often to see every training example (EPOCHS).
         trainable: `prompt`, or `model` for model tuning and pretraining.
         prompt: makes the prompt; called with `embed_dim` and `rngs` (PROMPT).
         initial_checkpoint: the base model (INITIAL_CHECKPOINT_PATH). None starts a model from
@@ -129,7 +138,9 @@ def train(
         stats_period: steps between two lines of metrics.
         stuck_after: seconds that a step may always take before the stacks of all threads are
             written down; see `training.watchdog`.
-        devices: how many to share each batch among; None for all.
+        devices: how many to use; None for all.
+        partitioning: how the model is divided among them (NUM_PARTITIONS, MODEL_PARALLEL_SUBMESH);
+            None makes it whole on each.
         random_seed: of initial values and dropout (RANDOM_SEED).
         preemption: tells when the run is asked to stop; None listens to no signals.
         dry_run: trace one step on shapes and write nothing to `model_dir`. The data is read as for
@@ -141,8 +152,11 @@ def train(
     Raises:
         Preempted: a signal asked to stop, and the state is saved.
     """
-    preemption = preemption or Preemption()
-    placed = placement(devices)
+    preemption, saving = preemption or Preemption(), saving or Saving()
+    _check_periods(EVAL_PERIOD=eval_period, STATS_PERIOD=stats_period, SAVE_PERIOD=saving.period)
+    if monitor is not None:
+        monitor.check([f"{one.folder}/{one.name}/" for one in evaluations])
+    placed = (partitioning or Partitioning()).placement(devices)
     place = functools.partial(placed.batch, microbatches=microbatches)
     base = (
         None
@@ -150,25 +164,59 @@ def train(
         else open_base(initial_checkpoint, "INITIAL_CHECKPOINT_PATH")
     )
     digest = parameters.Fingerprint()
-    module = _build(model, prompt, base, trainable, random_seed, digest, shapes_only=dry_run)
+    module = _build(
+        model, prompt, base, trainable, random_seed, digest, placed, shapes_only=dry_run
+    )
     if vocabulary is not None:
         check_vocabulary(vocabulary, module.config)
     graph, chosen, frozen = split_model(module, TRAINABLE[trainable])
-    first_step = _first_step(base, initial_step)
-    last_step = _last_step(total_steps, relative_steps, first_step)
+    first_step = horizon.first_step(base, initial_step)
+    length = horizon.Length(total_steps=total_steps, relative_steps=relative_steps, epochs=epochs)
+    last_step = length.last_step(first_step, train_data)
     train_step = make_train_step(
         graph, optimizer, loss=loss, microbatches=microbatches, placement=placed
     )
     key = jax.random.key(random_seed) if module.config.dropout_rate else None
+    folder, clock = epath.Path(model_dir), Clock()
+    combine = getattr(getattr(module.encoder, "prompt", None), "combine", None)
+    announced = functools.partial(
+        opening.of_training,
+        chosen=chosen,
+        frozen=frozen,
+        trainable=trainable,
+        config=module.config,
+        combine=combine and described(combine)["name"],
+        base=base,
+        path=initial_checkpoint,
+        values=config.operative_values(),
+        vocabulary=vocabulary,
+        data=train_data,
+        task=task,
+        placed=placed,
+        microbatches=microbatches,
+        first_step=first_step,
+        last_step=last_step,
+        optimizer=optimizer,
+        evaluations=evaluations,
+        eval_period=eval_period,
+        monitor=monitor,
+        save_period=saving.period,
+        keep=saving.keep,
+        folder=folder,
+        seed=random_seed,
+    )
+    warnings = []
+    if trainable == "prompt":
+        warnings.append(horizon.unlikely_step(base, module.config))
+        warnings.append(concerns.slow_learning_rate(optimizer, first_step, last_step))
     if dry_run:
         state = jax.eval_shape(lambda chosen: start(chosen, optimizer, step=first_step), chosen)
         batch = next(train_data.batches(0))
         train_step.lower(state.trainable, state.opt_state, frozen, place(batch), key)
-        log.info("Dry run: the step compiles on shapes. %s", _counts(chosen, frozen))
+        _say(announced(step=first_step, resumed=False, digest=None), warnings)
+        log.info("Dry run: the step compiles on shapes. %s", opening.counts(chosen, frozen))
         return None
 
-    folder = epath.Path(model_dir)
-    saving = saving or Saving()
     # Of the parameters as they are stored, whatever dtype this run keeps them in.
     base_hash = digest.hexdigest()
     fresh = start(chosen, optimizer, step=first_step)
@@ -194,7 +242,6 @@ def train(
         )
         prompts = None
         if trainable == "prompt":
-            combine = getattr(module.encoder.prompt, "combine", None)
             prompts = Prompts(
                 folder,
                 initial=fresh,
@@ -205,28 +252,32 @@ def train(
                 details={} if combine is None else {"combine": described(combine)},
             )
         restored = checkpoints.restore(fresh)
-        state = placed.replicated(restored or fresh)
-        frozen = placed.replicated(frozen)
+        state = laid_out(restored or fresh, placed)
+        frozen = placed.parameters(frozen)
         data = Place(
             train_data, first_step, checkpoints.restored_details(), checkpoints.restored_data()
         )
-        log.info("%s Base %s.", _counts(chosen, frozen), base_hash[:12])
-        log.info("Step %d of %d; everything goes to %s.", state.step, last_step, folder)
+        began = state.step
+        progress = Progress(clock, began, checkpoints.restored_details())
+        _say(announced(step=began, resumed=restored is not None, digest=base_hash), warnings)
         preemption.defer()
+        measured = Evaluations(
+            evaluations,
+            graph,
+            frozen,
+            place=placed.batch,
+            folder=folder,
+            last_step=began,
+            preemption=preemption,
+        )
         books = Bookkeeping(
             checkpoints=checkpoints,
             prompts=prompts,
-            evaluations=Evaluations(
-                evaluations,
-                graph,
-                frozen,
-                place=placed.batch,
-                folder=folder,
-                last_step=state.step,
-                preemption=preemption,
-            ),
+            evaluations=measured,
             monitor=monitor,
             data=data,
+            progress=progress,
+            clock=clock,
             restored=restored,
         )
         evaluating = loop.Every(steps=eval_period, action=books.evaluate)
@@ -235,7 +286,6 @@ def train(
         if resumed or (run_eval_before_training and state.step == first_step):
             books.evaluate(state)
         if state.step < last_step and not (books.exhausted or preemption.requested):
-            log.info("%s", data.summary())
             _describe(folder, module)
             batches = stack.enter_context(
                 contextlib.closing(prefetch(data.batches(state.step), place=place))
@@ -258,21 +308,81 @@ def train(
                 stop=lambda: preemption.stop() or books.exhausted,
                 watchdog=Watchdog(folder, at_least=stuck_after),
                 name_batch=data.names,
+                clock=clock,
+                seen=progress.add,
+                pace=functools.partial(_tell_pace, last_step),
             )
-            finished = "Finished"
+            status, finished = "finished", "Finished"
         else:
+            status = "finished"
             finished = "The run is finished: there is nothing to do. It stands"
         if preemption.requested:
+            status, finished = "stopped on request", "Stopped on request, and saved,"
             books.save(state, wait=True)
+        elif books.exhausted and state.step < last_step:
+            books.save(state, wait=True)
+            status = "stopped early"
+            finished = f"No improvement for {monitor.patience} evaluations. {finished}"
+        checkpoints.wait()
+        moved = None if prompts is None else prompts.moved(state)
+        if is_main():
+            done = state.step - first_step
+            if moved is not None:
+                warnings.append(concerns.still_prompt(moved[1], moved[0], done))
+            warnings.append(concerns.steady_loss(closing.losses(folder, state.step), done))
+            warnings += concerns.cut_texts(train_data)
+            warnings += concerns.constant_answers(measured.alarms())
+            found = closing.summary(
+                status=status,
+                first_step=first_step,
+                step=state.step,
+                last_step=last_step,
+                here=state.step - began,
+                progress=progress,
+                folder=folder,
+                history=measured.history(),
+                monitor=monitor,
+                prompt=moved,
+                base={"path": initial_checkpoint, "hash": base_hash if base else None},
+                warnings=[one for one in warnings if one],
+                following=next_commands(
+                    config.operative_values(), trained=trainable, best=monitor is not None
+                ),
+            )
+            title = f"{finished} at step {state.step}."
+            closing.conclude(found, title, folder, short=preemption.requested)
+        if preemption.requested:
             raise Preempted(
                 f"Stopped on request at step {state.step} of {last_step}, and saved to {folder!s}: "
                 "start the same command again to go on."
             )
-        if books.exhausted and state.step < last_step:
-            books.save(state, wait=True)
-            finished = f"No improvement for {monitor.patience} evaluations. {finished}"
-    log.info("%s at step %d.", finished, state.step)
     return state
+
+
+def _check_periods(**periods: int) -> None:
+    for setting, steps in periods.items():
+        if steps < 1:
+            raise ConfigError(f"{setting} is {steps}, expected 1 or more steps.")
+
+
+def _say(block: str, warnings: Sequence[str | None]) -> None:
+    """Logs what a run is about to do, once for all processes."""
+    if is_main():
+        log.info("%s", block)
+        for warning in filter(None, warnings):
+            log.warning("%s", warning)
+
+
+def _tell_pace(last_step: int, step: int, seconds: float) -> None:
+    """Says how long the rest will take, if that is worth saying."""
+    left = (last_step - step) * seconds
+    if is_main() and left >= WORTH_SAYING:
+        log.info(
+            "About %s left: %s a step, %s to go (evaluations not counted).",
+            duration(left),
+            duration(seconds),
+            f"{last_step - step:,}",
+        )
 
 
 def _build(
@@ -282,6 +392,7 @@ def _build(
     trainable: str,
     seed: int,
     digest: parameters.Fingerprint,
+    placed: Placement,
     *,
     shapes_only: bool,
 ) -> T5:
@@ -305,51 +416,12 @@ def _build(
     if base is not None:
         base_model.check_architecture(module.config, base)
         if not shapes_only:
-            module = base_model.fill(module, base, digest=digest)
+            module = fill_base(module, base, digest, placed)
+    module.hold(placed.stream)
     if prompt is not None and trainable == "prompt":
         rngs = nnx.Rngs(params=prompt_key)
         module.encoder.prompt = prompt(embed_dim=module.config.embed_dim, rngs=rngs)
     return module
-
-
-def _first_step(base: Contents | None, given: int | None) -> int:
-    if base is None or base.step is not None:
-        known = base.step if base else 0
-        if given not in (None, known):
-            raise ConfigError(
-                f"train.initial_step is {given}, but the base stands at step {known}. Leave it out."
-            )
-        return known
-    if given is None:
-        log.warning(
-            "%s does not say at which step it stands: counting from 0. The optimizer counts the "
-            "base's steps too; for LM-adapted T5 1.1 set --gin.train.initial_step=1_100_000.",
-            base.where,
-        )
-    return given or 0
-
-
-def _last_step(total_steps: int | None, relative_steps: int | None, first_step: int) -> int:
-    if relative_steps is not None:
-        return first_step + relative_steps
-    if total_steps is None:
-        raise ConfigError(
-            "How long to train is not set. Set --gin.TRAIN_STEPS (the base's own steps included) "
-            "or --gin.TRAIN_STEPS_RELATIVE."
-        )
-    if total_steps < first_step:
-        raise ConfigError(
-            f"TRAIN_STEPS is {total_steps}, but the base model already stands at step "
-            f"{first_step}, and TRAIN_STEPS counts those too (as in t5x). For {total_steps} more "
-            f"steps set --gin.TRAIN_STEPS={first_step + total_steps}."
-        )
-    return total_steps
-
-
-def _counts(chosen: nnx.State, frozen: nnx.State) -> str:
-    trained, kept = parameters.count(chosen), parameters.count(frozen)
-    tensors = len(parameters.named(chosen))
-    return f"Training {tensors} tensors, {trained:,} of {trained + kept:,} parameters."
 
 
 def _writers(folder: epath.Path, step: int) -> Writers:

@@ -60,12 +60,13 @@ class _TrainingBatches:
     def __post_init__(self):
         if self.batch_size < 1:
             raise ConfigError(f"BATCH_SIZE is {self.batch_size}, expected 1 or more.")
-        for feature, buckets in self._buckets.items():
+        for feature, buckets in self.buckets.items():
             # Here, because the longest example may come after hours.
             buckets.round_up(max(split.lengths[feature].longest for split, _ in self._parts()))
 
     @functools.cached_property
-    def _buckets(self) -> dict[str, Buckets]:
+    def buckets(self) -> dict[str, Buckets]:
+        """The lengths to which each feature is padded."""
         longest = zip(*(split.longest for split, _ in self._parts()), strict=True)
         given = {"inputs": self.inputs, "targets": self.targets}
         return {
@@ -87,7 +88,17 @@ class _TrainingBatches:
         parts = self._parts()
         for step in itertools.count(start_step):
             chosen = [parts[task][0].examples[index] for task, index in self._places(step)]
-            yield assemble(chosen, **self._buckets)
+            yield assemble(chosen, **self.buckets)
+
+    @property
+    def splits(self) -> list[TaskSplit]:
+        """What the examples are taken from."""
+        return [split for split, _ in self._parts()]
+
+    @property
+    def epoch_size(self) -> int:
+        """The number of all examples; of a mixture those of all its tasks, whatever their rates."""
+        return sum(len(split.examples) for split in self.splits)
 
     def example_ids(self, step: int) -> list[str]:
         """Returns a name for every row of a step's batch, for example `sst2/train 1234`."""
@@ -108,7 +119,7 @@ class _TrainingBatches:
         for split, rate in parts:
             share = f", {rate / total:.2%} of every batch" if len(parts) > 1 else ""
             lines.append(f"  {_name(split)}: {len(split.examples):,} examples{share}")
-        for feature, buckets in self._buckets.items():
+        for feature, buckets in self.buckets.items():
             lengths = [(split.lengths[feature], rate) for split, rate in parts]
             found = describe(feature, lengths, buckets=buckets, batch_size=self.batch_size)
             lines += [f"  {line}" for line in found]
@@ -231,12 +242,23 @@ class CorpusBatches:
         """The number of examples in an epoch."""
         return max(len(self.tokens) // self.window - 1, 1)
 
+    @property
+    def epoch_size(self) -> int:
+        """The same under the name that all finite data has."""
+        return self.windows
+
+    @functools.cached_property
+    def buckets(self) -> dict[str, Buckets]:
+        """The lengths to which each feature is padded."""
+        return {
+            "inputs": self.inputs or fixed(self.input_length),
+            "targets": self.targets or fixed(self.objective.target_length(self.input_length)),
+        }
+
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Yields the batches of the steps from `start_step` on, without end."""
-        inputs = self.inputs or fixed(self.input_length)
-        targets = self.targets or fixed(self.objective.target_length(self.input_length))
         for step in itertools.count(start_step):
-            yield assemble(self._examples(step), inputs=inputs, targets=targets)
+            yield assemble(self._examples(step), **self.buckets)
 
     def example_ids(self, step: int) -> list[str]:
         """Returns a name for every row of a step's batch: where in the text its window begins."""

@@ -1,39 +1,43 @@
 """The mesh of all devices of all processes, and how a run's arrays lie on it.
 
-Parameters lie whole on every device and the rows of a batch are divided among them, so that a step
-needs one exchange: the sum of the gradients, as large as the prompt.
+The rows of a batch are divided along the axis `data`. The base lies whole on every device, so that
+a step needs one exchange, the sum of the gradients, as large as the prompt; or it is divided along
+the axis `model`, and the devices exchange activations in every layer.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Num
+from jaxtyping import Array, Float, Num
 
 from prompt_tuning.batch import PAD, Batch
-from prompt_tuning.errors import DeviceError
-
-DATA = "data"
+from prompt_tuning.partitioning.rules import BATCH, DATA, Rules, check_sizes, partition_spec
 
 Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Puts arrays on the devices of a mesh with the one axis `data`.
+    """Puts arrays on the devices of a mesh, see `Partitioning`.
 
-    In several processes every one of them makes the same arrays and hands over its part.
+    Inside a compiled function it says where they are to be put, for what a function returns. In
+    several processes every one of them makes the same arrays and hands over its part.
     """
 
     mesh: Mesh
+    rules: Rules
 
     @property
     def rows(self) -> int:
-        """The number of devices that share the rows of a batch."""
+        """The number of groups of devices that share the rows of a batch."""
         return self.mesh.shape[DATA]
 
     @property
@@ -43,8 +47,86 @@ class Placement:
 
     @property
     def by_rows(self) -> NamedSharding:
-        """An equal part of the rows on each device."""
+        """An equal part of the rows on each device, or on each group that shares a model."""
         return NamedSharding(self.mesh, PartitionSpec(DATA))
+
+    def describe(self) -> str:
+        """Returns the mesh in words: `mesh data 4 x model 2 over 8 cpu devices in 1 process`."""
+        processes = len({device.process_index for device in self.mesh.devices.flat})
+        platform = self.mesh.devices.flat[0].platform
+        axes = " x ".join(f"{axis} {size}" for axis, size in self.mesh.shape.items())
+        return (
+            f"mesh {axes} over {_count(self.mesh.size, f'{platform} device')} in "
+            f"{_count(processes, 'process', 'processes')}"
+        )
+
+    def sharding(self, variable: nnx.Variable) -> NamedSharding:
+        """Returns how the rules divide a variable; one that does not name its axes is whole."""
+        return NamedSharding(self.mesh, self._spec(_axes(variable)))
+
+    def shardings(self, state: nnx.State) -> dict[str, NamedSharding]:
+        """Returns how the rules divide each parameter, by name; shapes are enough.
+
+        Raises:
+            DeviceError: a dimension does not divide into equal parts.
+        """
+        named = _named(state)
+        check_sizes(
+            [(name, _axes(leaf), leaf.shape) for name, leaf in named.items()],
+            self.rules,
+            self.mesh.shape,
+        )
+        return {name: self.sharding(leaf) for name, leaf in named.items()}
+
+    def parameters(self, state: nnx.State) -> nnx.State:
+        """Returns a state whose every variable lies as the rules divide it.
+
+        Raises:
+            DeviceError: a dimension does not divide into equal parts.
+        """
+        shardings = self.shardings(state)
+        return nnx.from_flat_state(
+            [
+                (path, leaf.replace(_put(leaf.get_value(), shardings[_name(path)])))
+                for path, leaf in nnx.to_flat_state(state)
+            ]
+        )
+
+    def slots(self, slots: Tree, parameters: nnx.State) -> Tree:
+        """Returns an optimizer's state where its parameters lie.
+
+        What it has under a parameter's name and of its shape is divided likewise; the rest, which
+        is small or a prompt's, is whole on every device.
+        """
+        own = _named(parameters)
+
+        def put(path: tuple, leaf: Any) -> Any:
+            parameter = own.get(getattr(path[0], "key", "")) if path else None
+            if parameter is None or parameter.shape != getattr(leaf, "shape", None):
+                return _put(leaf, self.everywhere)
+            return _put(leaf, self.sharding(parameter))
+
+        return jax.tree_util.tree_map_with_path(put, slots)
+
+    @property
+    def stream(self) -> Callable[[Float[Array, "B T D"]], Float[Array, "B T D"]] | None:
+        """What holds the activations between layers to the rules, or None if nothing is divided.
+
+        Without it the compiler may gather a batch where it should gather a divided kernel.
+        """
+        divided = any(self._spec((name,)) for name, _ in self.rules if name != BATCH)
+        return self._hold if divided else None
+
+    def _hold(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        spec = self._spec((BATCH, "length", "embed"))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+    def _spec(self, axes: Sequence[str]) -> PartitionSpec:
+        """Equal shardings are equal only when they are written alike: without Nones at the end."""
+        spec = list(partition_spec(axes, self.rules, self.mesh.shape))
+        while spec and spec[-1] is None:
+            spec.pop()
+        return PartitionSpec(*spec)
 
     def replicated(self, tree: Tree) -> Tree:
         """Returns the tree with every array whole on every device; plain numbers stay as they are.
@@ -76,28 +158,6 @@ class Placement:
         return even.swapaxes(0, 1).reshape(-1, rows.shape[1])
 
 
-def placement(devices: int | None = None) -> Placement:
-    """Returns the placement on all devices of all processes, or on the first few of them.
-
-    Raises:
-        DeviceError: there are fewer devices, or a process would have none of them.
-    """
-    every = jax.devices()
-    chosen = every[: len(every) if devices is None else devices]
-    if devices is not None and not 1 <= devices <= len(every):
-        raise DeviceError(
-            f"{devices} devices were asked for, but there are {len(every)} ({every[0].platform}). "
-            f"Choose 1 to {len(every)}, or leave the number out to use all."
-        )
-    idle = set(range(jax.process_count())) - {device.process_index for device in chosen}
-    if idle:
-        raise DeviceError(
-            f"{devices} of {len(every)} devices leave process {min(idle)} of "
-            f"{jax.process_count()} without any. Start fewer processes, or use all devices."
-        )
-    return Placement(Mesh(np.array(chosen), (DATA,)))
-
-
 def on_host(array: Num[Array | np.ndarray, "..."]) -> Num[np.ndarray, "..."]:
     """Returns an array whole, also if parts of it lie in other processes.
 
@@ -115,6 +175,8 @@ def _put(leaf: Any, sharding: NamedSharding) -> Any:
         leaf = np.asarray(leaf)
     if not isinstance(leaf, jax.Array | np.ndarray):
         return leaf
+    if isinstance(leaf, Tracer):
+        return jax.lax.with_sharding_constraint(leaf, sharding)
     if isinstance(leaf, jax.Array):
         if leaf.sharding == sharding:
             return leaf
@@ -133,3 +195,19 @@ def _padded(rows: np.ndarray, multiple: int, *, axis: int) -> np.ndarray:
     widths = [(0, 0)] * rows.ndim
     widths[axis] = (0, -rows.shape[axis] % multiple)
     return np.pad(rows, widths, constant_values=PAD) if widths[axis][1] else rows
+
+
+def _named(state: nnx.State) -> dict[str, nnx.Variable]:
+    return {_name(path): leaf for path, leaf in nnx.to_flat_state(state)}
+
+
+def _name(path: tuple) -> str:
+    return "/".join(map(str, path))
+
+
+def _axes(variable: nnx.Variable) -> Sequence[str]:
+    return variable.get_metadata().get("axes", ())
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -4,7 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 
 from prompt_tuning.batch import Batch
 from prompt_tuning.errors import ConfigError, DivergedError
+from prompt_tuning.training.clock import Clock
 from prompt_tuning.training.metrics import finish
 from prompt_tuning.training.schedules import Schedule
 from prompt_tuning.training.state import RunState
@@ -26,6 +27,8 @@ Write = Callable[[int, dict[str, float]], None]
 # How many steps the device is given ahead of the one whose sums are read: enough to keep it busy,
 # and few enough to stop soon when asked to.
 _IN_FLIGHT = 2
+# How many steps are measured before it is said how long one takes.
+_MEASURED = 10
 
 _ADVICE = (
     "Lower the learning rate, look at the batch of that step, or use float32 activations to see "
@@ -73,6 +76,9 @@ def train(
     stop: Callable[[], bool] = never,
     watchdog: Watchdog | None = None,
     name_batch: Callable[[int], str] | None = None,
+    clock: Clock | None = None,
+    seen: Callable[[Mapping[str, float]], None] | None = None,
+    pace: Callable[[int, float], None] | None = None,
 ) -> RunState:
     """Trains from `state.step` to `total_steps` and returns the final state.
 
@@ -96,6 +102,12 @@ def train(
             than `total_steps`.
         watchdog: told of every step; compiling and actions are not held against it.
         name_batch: the examples behind the update that led to a (global) step, for an error.
+        clock: counts what is spent to `train`, to `compile`, and on `actions` that do not count it
+            themselves.
+        seen: receives the sums of every step, in their order; those of a state that an action gets
+            have been received.
+        pace: told once, when enough steps have been measured, the step and the seconds that one
+            takes, compilations and actions left out.
 
     Raises:
         DivergedError: the loss of a step is not finite, or what a step left behind is not.
@@ -104,13 +116,17 @@ def train(
         Every(steps=log_every, action=lambda state: None),
         learning_rate,
         write,
+        last=total_steps,
         pending=state.pending,
         name_batch=name_batch,
+        seen=seen,
     )
+    clock = clock or Clock()
+    measured = _Pace(state.step, clock, pace)
     paused = contextlib.nullcontext if watchdog is None else watchdog.paused
     compiled: set[tuple[int, int]] = set()
     bar = tqdm.tqdm(initial=state.step, total=total_steps, unit="step", disable=None)
-    with bar, watchdog or contextlib.nullcontext():
+    with bar, clock.spent("train"), watchdog or contextlib.nullcontext():
         while state.step < total_steps:
             if stop():
                 return log.checked(state)
@@ -121,7 +137,8 @@ def train(
             lengths = (batch.inputs.shape[1], batch.targets.shape[1])
             asked = time.monotonic()
             # A call returns when its program is compiled, well before it has run.
-            with contextlib.nullcontext() if lengths in compiled else paused():
+            known = lengths in compiled
+            with contextlib.ExitStack() if known else _compiling(paused(), clock):
                 trainable, opt_state, sums = train_step(
                     state.trainable, state.opt_state, frozen, batch, step_key
                 )
@@ -131,6 +148,7 @@ def train(
             state = RunState(trainable, opt_state, state.step + 1)
             bar.update()
             log.add(state.step, sums)
+            measured.passed(state.step)
             if log.every.due(state.step, total_steps):
                 bar.set_postfix(loss=log.close(state.step), refresh=False)
             due = [every for every in actions if every.due(state.step, total_steps)]
@@ -138,7 +156,7 @@ def train(
                 state = log.checked(state)
             for every in due:
                 began = time.monotonic()
-                with paused():
+                with paused(), clock.spent("actions"):
                     every.action(state)
                 log.skip(time.monotonic() - began)
     return state
@@ -153,13 +171,17 @@ class _Log:
         learning_rate: Schedule,
         write: Write,
         *,
+        last: int,
         pending: dict[str, float] | None,
         name_batch: Callable[[int], str] | None,
+        seen: Callable[[Mapping[str, float]], None] | None,
     ):
         self.every = every
         self._learning_rate = learning_rate
         self._write = write
+        self._last = last
         self._name_batch = name_batch
+        self._seen = seen
         self._in_flight: collections.deque[tuple[int, Sums]] = collections.deque()
         self._total = dict(pending or {})
         # What the process before has added up took none of our time.
@@ -205,6 +227,7 @@ class _Log:
         metrics |= self._timings | {
             "timing/seconds": seconds,
             "timing/steps_per_second": ours["steps"] / seconds,
+            "timing/seconds_left": (self._last - step) * seconds / ours["steps"],
             "timing/seqs": sequences,
             "timing/seqs_per_second": sequences / seconds,
             "timing/seqs_per_second_per_core": sequences / seconds / jax.device_count(),
@@ -224,11 +247,39 @@ class _Log:
                 raise DivergedError(
                     f"The loss of step {step} is {values['loss']}.{self._examples(step)} {_ADVICE}"
                 )
+            if self._seen is not None:
+                self._seen(values)
             for name, value in (values | {"steps": 1.0}).items():
                 self._total[name] = self._total.get(name, 0.0) + value
 
     def _examples(self, step: int) -> str:
         return f" Its batch: {self._name_batch(step)}." if self._name_batch else ""
+
+
+class _Pace:
+    """Measures some steps, once as many are under way as will ever be, and says what one takes."""
+
+    def __init__(self, first: int, clock: Clock, told: Callable[[int, float], None] | None):
+        self._from = first + _IN_FLIGHT + 1
+        self._clock = clock
+        self._told = told
+        self._began = 0.0
+
+    def passed(self, step: int) -> None:
+        """Takes note of a step that was given to the device."""
+        if self._told is None or step not in (self._from, self._from + _MEASURED):
+            return
+        spent = self._clock.seconds()["train"]
+        if step == self._from:
+            self._began = spent
+        else:
+            self._told(step, (spent - self._began) / _MEASURED)
+
+
+@contextlib.contextmanager
+def _compiling(paused: contextlib.AbstractContextManager, clock: Clock) -> Iterator[None]:
+    with paused, clock.spent("compile"):
+        yield
 
 
 @jax.jit

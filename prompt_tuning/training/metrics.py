@@ -28,6 +28,7 @@ from tensorboardX.record_writer import masked_crc32c
 
 from prompt_tuning.errors import ConfigError
 from prompt_tuning.paths import is_local
+from prompt_tuning.training.clock import duration
 
 _FEATURES = ("encoder_input_tokens", "decoder_target_tokens")
 
@@ -193,7 +194,7 @@ class Console:
     """Prints one line per step to standard error.
 
     `names` chooses the values and their order; those that a step does not have are left out.
-    `None` prints everything.
+    `None` prints everything. How much time is left comes last, in words.
     """
 
     def __init__(
@@ -211,6 +212,8 @@ class Console:
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         names = values if self._names is None else [n for n in self._names if n in values]
         shown = [f"step {step}", *(f"{name} {float(values[name]):.4g}" for name in names)]
+        if (left := float(values.get("timing/seconds_left", 0.0))) >= 1.0:
+            shown.append(f"about {duration(left)} left")
         print(" | ".join(shown), file=sys.stderr, flush=True)
 
 

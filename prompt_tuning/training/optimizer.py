@@ -14,10 +14,20 @@ from prompt_tuning.training.schedules import Schedule, learning_rate
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """An optax transformation together with the learning rate it applies, for the logs."""
+    """An optax transformation together with what to say of it.
+
+    Attributes:
+        transform: changes gradients into updates.
+        learning_rate: that it applies, for the logs.
+        about: which optimizer it is, in a few words.
+        relative: whether the learning rate is a fraction of each matrix's own size; None if nobody
+            knows.
+    """
 
     transform: optax.GradientTransformation
     learning_rate: Schedule
+    about: str = "an optimizer of your own"
+    relative: bool | None = None
 
     def init(self, params: nnx.State, *, step: int) -> Any:
         """Returns fresh slots whose counters stand at the global `step`.
@@ -75,7 +85,16 @@ def adafactor(
         momentum=momentum,
         weight_decay_rate=weight_decay_rate,
     )
-    return Optimizer(transform=per_matrix(transform), learning_rate=schedule)
+    return Optimizer(
+        transform=per_matrix(transform),
+        learning_rate=schedule,
+        about=(
+            f"Adafactor, decay {decay_rate:g}, "
+            f"{'with' if multiply_by_parameter_scale else 'no'} parameter scaling, "
+            + (f"weight decay {weight_decay_rate:g}" if weight_decay_rate else "no weight decay")
+        ),
+        relative=multiply_by_parameter_scale,
+    )
 
 
 def per_matrix(transform: optax.GradientTransformation) -> optax.GradientTransformation:

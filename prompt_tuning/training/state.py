@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from prompt_tuning.errors import ConfigError
+from prompt_tuning.partitioning import Placement
 from prompt_tuning.training.optimizer import Optimizer
 
 
@@ -45,3 +46,11 @@ def split_model(
 def start(trainable: nnx.State, optimizer: Optimizer, *, step: int) -> RunState:
     """Returns the state before the first update, over a base that stands at the global `step`."""
     return RunState(trainable, optimizer.init(trainable, step=step), step)
+
+
+def laid_out(state: RunState, placement: Placement) -> RunState:
+    """Returns the state on the devices of a mesh, ready for its steps."""
+    return state._replace(
+        trainable=placement.parameters(state.trainable),
+        opt_state=placement.slots(state.opt_state, state.trainable),
+    )

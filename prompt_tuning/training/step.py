@@ -39,9 +39,10 @@ def make_train_step(
 
     Gradients of `microbatches` contiguous parts of the batch are summed, as the loss is a sum.
 
-    With a `placement` the arguments lie on its devices (`replicated` and `batch`, with the same
-    number of microbatches), and so does what is returned, whole on each. The program is the same:
-    it divides its rows, and the devices exchange nothing but the sum of their gradients.
+    With a `placement` the arguments lie on its devices (`parameters`, `slots` and `batch`, with the
+    same number of microbatches), and what is returned lies where it came from. The program is the
+    same: it divides its rows, and over a base that is whole on every device these exchange nothing
+    but the sum of their gradients.
 
     >>> graph, prompt, frozen = nnx.split(model, PromptParam, ...)
     >>> train_step = make_train_step(graph, adafactor())
@@ -73,11 +74,14 @@ def make_train_step(
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
             (grads, sums), _ = jax.lax.scan(accumulate, zeros, (parts, keys))
         updates, opt_state = optimizer.transform.update(grads, opt_state, prompt)
-        return optax.apply_updates(prompt, updates), opt_state, sums
+        updated: Any = optax.apply_updates(prompt, updates)  # a tree like `prompt`
+        if placement is None:
+            return updated, opt_state, sums
+        # Not left to the compiler, which would choose what suits this one program.
+        slots = placement.slots(opt_state, updated)
+        return placement.parameters(updated), slots, placement.replicated(sums)
 
-    if placement is None:
-        return jax.jit(train_step, donate_argnums=(0, 1))
-    return jax.jit(train_step, donate_argnums=(0, 1), out_shardings=placement.everywhere)
+    return jax.jit(train_step, donate_argnums=(0, 1))
 
 
 def make_eval_step(graph: nnx.GraphDef, *, loss: Loss | None = None) -> EvalStep:

@@ -123,6 +123,19 @@ def answers(path):
     return [(row["id"], row["prediction"]) for row in lines(path)]
 
 
+def test_few_examples_are_evaluated_and_fewer_written(evaluate, tmp_path):
+    few, found = "--gin.EVALUATOR_NUM_EXAMPLES=4", {}
+    for rows in (None, 3, 0):
+        out = tmp_path / str(rows)
+        assert evaluate(few, f"--gin.JSON_WRITE_N_RESULTS={rows}", out=out)[0] == 0
+        path = out / "inference_eval" / f"films-{LAST:06}.jsonl"
+        ids = [row["id"] for row in lines(path)] if path.exists() else []
+        found[rows] = ids, measured(out)
+    every = [f"validation/{i}" for i in range(4)]
+    metrics = found[None][1]
+    assert found == {None: (every, metrics), 3: (every[:3], metrics), 0: ([], metrics)}
+
+
 def test_the_numbers_are_those_that_training_logged(world, done):
     found, logged = measured(done), measured(world.folder / "run")
     assert sorted(found["training_eval"]) == [BASE_STEP, *STEPS]

@@ -595,7 +595,7 @@ BAD = {
     "no such file": (
         ["--gin.MIXTURE_OR_TASK_NAME='{}/nowhere.txt'", "--gin.FILE_TASK=None"],
         3,
-        r"The file task '\S+/nowhere\.txt' has no split .*",
+        r"MIXTURE_OR_TASK_NAME is the file '\S+/nowhere\.txt', but there is no such file\.",
     ),
     "nothing to score": (
         ["--gin.MIXTURE_OR_TASK_NAME='{}/ask.txt'", "--gin.FILE_TASK=None", "--gin.MODE='score'"],

@@ -126,8 +126,8 @@ BAD = {
         4,
         re.compile(
             r"\S+ is not a checkpoint of the configured model: embed_dim is 256 in the "
-            r"configuration and 32 in the checkpoint; .*\. Choose the gin file of its size "
-            r"\(models/\), or the checkpoint of the configured one\."
+            r"configuration and 32 in the checkpoint; .*\. The checkpoint has the size ours_tiny: "
+            r"set MODEL_NAME to 'ours_tiny', or choose the checkpoint of the configured size\."
         ),
     ),
     "no microbatches": (
@@ -160,14 +160,23 @@ BAD = {
         ["--gin.TRAIN_STEPS=10"],
         2,
         "TRAIN_STEPS is 10, but the base model already stands at step 20, and TRAIN_STEPS counts "
-        "those too (as in t5x). For 10 more steps set --gin.TRAIN_STEPS=30.",
+        "those too (as in t5x). For 10 more steps set --gin.TRAIN_STEPS=30 or "
+        "--gin.TRAIN_STEPS_RELATIVE=10.",
     ),
     "no last step": (
         None,
         ["--gin.TRAIN_STEPS=None"],
         2,
-        "How long to train is not set. Set --gin.TRAIN_STEPS (the base's own steps included) or "
-        "--gin.TRAIN_STEPS_RELATIVE.",
+        "How long to train is not set. Set one of --gin.TRAIN_STEPS (the base's own steps "
+        "included), --gin.TRAIN_STEPS_RELATIVE (steps of this run) and --gin.EPOCHS (passes over "
+        "the training examples).",
+    ),
+    "steps and epochs": (
+        None,
+        ["--gin.EPOCHS=3"],
+        2,
+        "TRAIN_STEPS is 22 and EPOCHS is 3, but a run ends only once. Keep one of them and unset "
+        "the rest: --gin.TRAIN_STEPS=None or --gin.EPOCHS=None.",
     ),
     "an unknown task": (
         None,
@@ -250,7 +259,7 @@ BAD = {
         None,
         ["--gin.SAVE_PERIOD=0"],
         2,
-        "A period of 0 steps was asked for, expected 1 or more.",
+        "SAVE_PERIOD is 0, expected 1 or more steps.",
     ),
 }
 
@@ -286,6 +295,9 @@ def test_all_settings_without_a_value_are_listed_at_once(capsys):
 def test_a_dry_run_counts_what_would_be_trained_and_writes_nothing(train, tmp_path):
     code, error = train("--dry_run")
     assert code == 0
+    assert "\nPrompt tuning\n" in f"\n{error}"
+    assert re.search(r"\n  base +\S+/base \(run\), step 20\n", error), "nothing was hashed"
+    assert re.search(r"\n  steps +20 to 22: 2 steps = [\d.]+ epochs of \d+ examples\n", error)
     assert error.endswith(
         "Dry run: the step compiles on shapes. Training 1 tensors, 160 of 574,240 parameters.\n"
     )
@@ -308,10 +320,12 @@ def test_a_loss_that_is_not_finite_exits_with_7_and_saves_nothing(train, tmp_pat
 def test_a_finished_run_says_so(train, tmp_path):
     code, error = train(f"--gin.TRAIN_STEPS={BASE_STEP}")
     assert code == 0
-    assert error.endswith(
-        f"Step 20 of 20; everything goes to {tmp_path}/run.\n"
-        "The run is finished: there is nothing to do. It stands at step 20.\n"
+    assert error.startswith(
+        "Nothing is trained: TRAIN_STEPS is 20, which counts the base's own steps (as in t5x), and "
+        "the base model stands at step 20."
     )
+    assert error.endswith("The run is finished: there is nothing to do. It stands at step 20.\n")
+    assert not (tmp_path / "run/summary.json").exists()
     assert not (tmp_path / "run/config.gin").exists()
 
 

@@ -192,7 +192,7 @@ def test_buckets_that_do_not_hold_the_longest_example_are_refused_at_once():
 def test_the_buckets_of_a_mixture_hold_the_longest_of_all_tasks():
     shapes = {batch.inputs.shape for batch in take(mixture_batches(), 0, 20)}
     assert shapes == {(4, 8)}
-    assert mixture_batches(rates=(1.0, 1e-9))._buckets["inputs"].lengths == (8,)
+    assert mixture_batches(rates=(1.0, 1e-9)).buckets["inputs"].lengths == (8,)
 
 
 def test_examples_are_read_when_they_are_asked_for():

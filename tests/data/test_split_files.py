@@ -88,7 +88,6 @@ MISSING = {
         "its file's name has no 'train' that 'dev' could stand in place of.",
     ),
     "pattern": (("{split}/part.csv.gz", "dev", {}), "there is no file 'dev/part.csv.gz'."),
-    "file": (("none/x.tsv", "train", {}), "there is no such file."),
     "named": (
         ("train.tsv", "test", {"test": "x.tsv"}),
         "`FileTask.splits` says 'x.tsv', but there is no such file. There are: all, dev, test, "
@@ -107,6 +106,17 @@ def test_a_missing_split_says_where_it_was_looked_for_and_what_is_there(folder, 
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         find_split(name, split, splits)
+
+
+def test_a_missing_file_of_training_is_named_with_those_beside_it(folder):
+    with pytest.raises(
+        DataError,
+        match=r"^MIXTURE_OR_TASK_NAME is the file 'trian\.tsv', but there "
+        r"is no such file\. Did you mean 'train\.tsv'",
+    ):
+        find_split("trian.tsv", "train", {})
+    with pytest.raises(DataError, match=r"'none/x\.tsv', but there is no such file\.$"):
+        find_split("none/x.tsv", "train", {})
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from prompt_tuning.checkpoints import load_vectors, open_model
-from tests.run_processes import LAST, after, logged, make_world, outcome, when
+from tests.run_processes import LAST, after, concluded, logged, make_world, outcome, when
 from tests.small_vocabulary import SENTENCES
 from tests.tiny_runs import binding
 
@@ -49,6 +49,7 @@ def check_killed(world, whole, tmp_path, seed):
     code, said = world.finish(run, cache)
     assert code == 0, said
     assert outcome(run) == expected
+    assert concluded(run) == concluded(world.folder / "whole/run")
     assert not list(tmp_path.rglob("*.tmp*")), "left-overs of the killed process"
 
 

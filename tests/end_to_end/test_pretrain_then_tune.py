@@ -51,6 +51,7 @@ METRICS = {
 TIMINGS = {
     "compilation_seconds",
     "seconds",
+    "seconds_left",
     "seqs",
     "seqs_per_second",
     "seqs_per_second_per_core",
@@ -226,7 +227,7 @@ def test_all_numpy_prompts_are_kept_and_the_newest_checkpoint(world):
     assert [path.name for path in (run / "checkpoints").iterdir()] == [str(LAST)]
 
 
-def test_the_metrics_of_training_have_the_originals_names(world):
+def test_the_metrics_of_training_have_the_originals_names_and_say_what_is_left(world):
     run = world.folder / "whole"
     written = lines(run / "train/metrics.jsonl")
     assert [line["step"] for line in written] == [22, 24, 26, LAST]

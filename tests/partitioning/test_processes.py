@@ -47,26 +47,44 @@ def finish(processes):
     return [process.returncode for process in processes], *map(list, zip(*said, strict=True))
 
 
-def run(*, processes, devices):
+def run(*, processes, devices, partitions=1):
     """Returns what each process of a small run has found."""
     port = free_port()
-    started = [start(RUN, port, processes, index, devices=devices) for index in range(processes)]
+    started = [
+        start(RUN, port, processes, index, partitions, devices=devices)
+        for index in range(processes)
+    ]
     codes, printed, said = finish(started)
     assert codes == [0] * processes, said
     # The library of the exchange says something first.
     return [json.loads(lines.splitlines()[-1]) for lines in printed]
 
 
+@pytest.fixture(scope="module")
+def alone():
+    """What one process with one device finds."""
+    return run(processes=1, devices=1)[0]
+
+
 @pytest.mark.slow
-def test_two_processes_train_and_answer_as_one_does():
-    [alone] = run(processes=1, devices=1)
-    found = run(processes=2, devices=2)
+@pytest.mark.parametrize(
+    ("devices", "partitions", "mesh"),
+    [
+        (2, 1, "mesh data 4 x model 1 over 4 cpu devices in 2 processes"),
+        (2, 2, "mesh data 2 x model 2 over 4 cpu devices in 2 processes"),
+        # One copy of the model, of which each process has a half.
+        (1, 2, "mesh data 1 x model 2 over 2 cpu devices in 2 processes"),
+    ],
+)
+def test_two_processes_train_and_answer_as_one_does(alone, devices, partitions, mesh):
+    alone = dict(alone)
+    found = run(processes=2, devices=devices, partitions=partitions)
     assert [one.pop("main") for one in found] == [True, False]
-    assert alone["main"]
+    assert alone.pop("main")
     assert found[0] == found[1]
-    assert found[0]["devices"] == 4
+    assert found[0]["mesh"] == mesh
     assert found[0]["answers"] == alone["answers"]
-    for name in ("sums", "metrics"):
+    for name in ("sums", "metrics", "tuned"):
         assert found[0][name] == pytest.approx(alone[name], rel=1e-5)
     assert found[0]["moment"] == pytest.approx(alone["moment"], rel=2e-4, abs=1e-5)
     assert found[0]["prompt"] == pytest.approx(alone["prompt"], rel=1e-5, abs=1e-5)

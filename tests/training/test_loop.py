@@ -13,6 +13,7 @@ from prompt_tuning.errors import ConfigError, DivergedError
 from prompt_tuning.model import parameters
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.training import loop
+from prompt_tuning.training.clock import Clock
 from prompt_tuning.training.optimizer import adafactor
 from prompt_tuning.training.schedules import learning_rate
 from prompt_tuning.training.state import RunState, split_model, start
@@ -396,3 +397,65 @@ def test_a_watchdog_sees_slow_steps_but_not_actions_or_compilation(train, split,
     if slow == "input":
         assert " step 21\n" in dog.path.read_text()
         assert "in still" in dog.path.read_text()
+
+
+def test_an_observer_gets_every_step_once_and_before_the_actions(train):
+    seen, at_actions = [], []
+    action = loop.Every(steps=2, action=lambda state: at_actions.append((state.step, len(seen))))
+    _, written = train(1, 6, log_every=10, actions=[action], seen=seen.append)
+    assert at_actions == [(2, 1), (4, 3), (6, 5)]
+    assert sum(sums["loss"] for sums in seen) / 5 == pytest.approx(written[0][1]["loss"])
+
+
+class Time:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+def test_time_goes_to_what_it_is_spent_on(train):
+    now = Time()
+    clock = Clock(now)
+
+    def slow(state):
+        with clock.spent("save"):
+            now.seconds += 5.0
+        now.seconds += 0.5
+
+    def each(sums):
+        now.seconds += 1.0
+
+    action = loop.Every(steps=3, action=slow)
+    train(0, 6, actions=[action], clock=clock, seen=each)
+    spent = clock.seconds()
+    assert spent == {"train": 6.0, "compile": 0.0, "actions": 1.0, "save": 10.0}
+
+
+def test_the_time_of_a_step_is_told_once_without_what_comes_between(train):
+    now, told = Time(), []
+    clock = Clock(now)
+
+    def slow(state):
+        now.seconds += 1000.0
+
+    def each(sums):
+        now.seconds += 2.0
+
+    settings = {"clock": clock, "seen": each, "pace": lambda *said: told.append(said)}
+    train(0, 30, actions=[loop.Every(steps=5, action=slow)], **settings)
+    assert told == [(13, 2.0)]
+    told.clear()
+    # Nothing is said that is not known.
+    train(0, 12, **settings)
+    assert told == []
+
+
+def test_a_line_of_the_log_says_how_long_the_rest_takes(train):
+    _, written = train(0, 6, log_every=2)
+    for step, metrics in written:
+        left = (6 - step) / metrics["timing/steps_per_second"]
+        assert metrics["timing/seconds_left"] == pytest.approx(left)

@@ -400,6 +400,15 @@ def test_console_prints_one_line_with_the_chosen_values_in_their_order(capsys):
     )
 
 
+def test_console_says_how_long_the_rest_takes(capsys):
+    console = Console(("loss",))
+    console.write(100, {"loss": 1.0, "timing/seconds_left": 12_000.0})
+    console.write(200, {"loss": 1.0, "timing/seconds_left": 0.0})
+    assert capsys.readouterr().err == (
+        "step 100 | loss 1 | about 3 h 20 min left\nstep 200 | loss 1\n"
+    )
+
+
 def test_console_prints_to_standard_error(capsys):
     Console(None).write(7, {"anything": 2.0})
     assert capsys.readouterr() == ("", "step 7 | anything 2\n")

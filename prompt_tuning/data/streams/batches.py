@@ -116,12 +116,13 @@ class StreamBatches:
             f"Batches of {self.batch_size} examples from the stream {self.stream.task}/"
             f"{self.stream.split}, whose lengths show only as it is read; padded to"
         ]
-        for feature, buckets in self._buckets.items():
+        for feature, buckets in self.buckets.items():
             lines.append(f"  {feature:8} {' '.join(map(str, buckets.lengths))}")
         return "\n".join(lines)
 
     @functools.cached_property
-    def _buckets(self) -> dict[str, Buckets]:
+    def buckets(self) -> dict[str, Buckets]:
+        """The lengths to which each feature is padded."""
         given = {"inputs": self.inputs, "targets": self.targets}
         return {
             feature: buckets or buckets_up_to(self.stream.lengths[feature])
@@ -129,7 +130,7 @@ class StreamBatches:
         }
 
     def _batch(self, tokens: Mapping[str, Int[np.ndarray, "B L"]]) -> Batch:
-        inputs, targets = (_cut(tokens[name], self._buckets[name]) for name in Example._fields)
+        inputs, targets = (_cut(tokens[name], self.buckets[name]) for name in Example._fields)
         return Batch(inputs=inputs, targets=targets, weights=(targets != PAD).astype(np.float32))
 
 

@@ -1,0 +1,1 @@
+"""What a run says before it begins and when it is over."""

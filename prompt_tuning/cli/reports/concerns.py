@@ -1,0 +1,118 @@
+"""What a person should be told of a run that would otherwise only look bad at the end."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from prompt_tuning.cli.source import Source
+from prompt_tuning.prompts import neighbours
+from prompt_tuning.training.optimizer import Optimizer
+
+# The method's learning rate (Lester et al., 2021), and below which a prompt hardly moves.
+USUAL_RATE = 0.3
+SLOW_RATE = 1e-2
+# Drift in lengths of the prompt below which it has not learned anything.
+STILL = 1e-3
+# Of the examples of a task, how many may be cut before it is said.
+CUT = 0.01
+# Lines of the log, and steps, before it is asked whether the loss has fallen.
+ENOUGH_LINES, ENOUGH_STEPS = 4, 100
+
+
+def slow_learning_rate(optimizer: Optimizer, first: int, last: int) -> str | None:
+    """Returns a warning if a prompt's learning rate is far below the method's.
+
+    Adafactor without parameter scaling moves every number by about the learning rate in a step,
+    whatever the gradient. Rates that suit Adam, or a model, are some hundred times too small.
+
+    Args:
+        optimizer: of the prompt.
+        first: the step that the run starts from.
+        last: the one it ends at.
+    """
+    if optimizer.relative is not False or last <= first:
+        return None
+    highest = max(rates(optimizer, first, last))
+    # A rate is a float32, which may be a little less than it was written.
+    if highest >= 0.999 * SLOW_RATE:
+        return None
+    steps = last - first
+    return (
+        f"The learning rate is at most {highest:.2g}: without parameter scaling each number of the "
+        f"prompt moves by no more than about {steps * highest:.2g} in all {steps:,} steps, and "
+        f"usually a prompt learns nothing so. The method's default is {USUAL_RATE}: "
+        f"--gin.LEARNING_RATE={USUAL_RATE}."
+    )
+
+
+def still_prompt(
+    vectors: Float[np.ndarray, "P D"], start: Float[np.ndarray, "P D"], steps: int
+) -> str | None:
+    """Returns a warning if a prompt is, after some steps, where it started."""
+    drift = float(np.mean(neighbours.drift(vectors, start).distance))
+    length = float(np.mean(np.linalg.norm(start, axis=1)))
+    # A few steps at a low rate may be the beginning of many.
+    if steps < 1 or drift > (STILL * length if steps >= ENOUGH_STEPS else 0.0):
+        return None
+    how = "not moved" if drift == 0.0 else f"moved by only {drift:.2g}, being {length:.2g} long"
+    return (
+        f"After {steps:,} steps the prompt has {how}. Raise the learning rate (the method's "
+        f"default is {USUAL_RATE}), and look whether the targets of the examples are empty."
+    )
+
+
+def steady_loss(losses: Mapping[int, float], steps: int) -> str | None:
+    """Returns a warning if the loss at the end of a run is not below the one at its beginning.
+
+    Args:
+        losses: of every line of the log, by step.
+        steps: of the run.
+    """
+    values = [losses[step] for step in sorted(losses)]
+    if len(values) < ENOUGH_LINES or steps < ENOUGH_STEPS:
+        return None
+    part = len(values) // ENOUGH_LINES
+    before, after = float(np.mean(values[:part])), float(np.mean(values[-part:]))
+    if after < before:
+        return None
+    return (
+        f"The loss did not fall: {before:.4g} a target token at the beginning, {after:.4g} at the "
+        "end. Try another learning rate or initial value, and look at the examples with "
+        "`prompt-tuning tasks show`."
+    )
+
+
+def constant_answers(alarms: Mapping[str, Mapping[int, bool]]) -> list[str]:
+    """Returns a warning for every task that got the same answer to everything at last.
+
+    Args:
+        alarms: whether there was one, by the names of tasks and by steps.
+    """
+    return [
+        f"{task}: at step {max(steps)} all answers were the same though the right ones differ "
+        f"(so at {sum(steps.values())} of {len(steps)} evaluations)."
+        for task, steps in alarms.items()
+        if steps and steps[max(steps)]
+    ]
+
+
+def cut_texts(data: Source) -> list[str]:
+    """Returns a warning for every part of the data of which many examples lost some text."""
+    found = []
+    for split in getattr(data, "splits", ()):
+        for feature, lengths in split.lengths.items():
+            examples = len(split.examples)
+            if lengths.truncated and lengths.truncated > CUT * examples:
+                found.append(
+                    f"{lengths.truncated:,} of {examples:,} examples of {split.task}/{split.split} "
+                    f"({lengths.truncated / examples:.0%}) lost the end of their {feature}, cut to "
+                    f"{lengths.limit:,} tokens: see TASK_FEATURE_LENGTHS."
+                )
+    return found
+
+
+def rates(optimizer: Optimizer, first: int, last: int, points: int = 9) -> Sequence[float]:
+    """Returns the learning rates of some updates of a run, the first and the last among them."""
+    steps = np.unique(np.linspace(first, max(first, last - 1), points).round().astype(int))
+    return [float(optimizer.learning_rate(int(step))) for step in steps]
