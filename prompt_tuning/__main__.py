@@ -8,11 +8,20 @@ import dataclasses
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import prompt_tuning
-from prompt_tuning.cli import arguments, asset_arguments, demo, task_arguments
+from prompt_tuning.cli import (
+    arguments,
+    asset_arguments,
+    completion,
+    config_arguments,
+    demo,
+    doctor_arguments,
+    find_module,
+    task_arguments,
+)
 from prompt_tuning.errors import (
     CheckpointError,
     ConfigError,
@@ -32,13 +41,15 @@ class Command:
 
     `module` has a function `run(arguments) -> int`, which returns the exit code; `parse` makes its
     `arguments` from the flags and needs nothing heavy. The files of a command `on_checkpoints` are
-    all checkpoints, so that what the system says about one is a fault of that class.
+    all checkpoints, so that what the system says about one is a fault of that class. `actions` are
+    what may follow the command's name, if it is `COMMAND ACTION [flags]`, for completion.
     """
 
     module: str
     about: str
     parse: Callable[..., Any] = arguments.parse_run
     on_checkpoints: bool = False
+    actions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 COMMANDS = {
@@ -57,11 +68,19 @@ COMMANDS = {
     "infer": Command(
         module="prompt_tuning.cli.infer",
         about="Writes what a model says to a task or to plain text; goes on where it was killed.",
+        parse=arguments.parse_infer,
     ),
     "tasks": Command(
         module="prompt_tuning.cli.tasks",
         about="Lists the registered tasks, and shows what a model reads in one.",
         parse=task_arguments.parse_tasks,
+        actions={name: about for name, (about, _) in task_arguments.ACTIONS.items()},
+    ),
+    "config": Command(
+        module="prompt_tuning.cli.config_command",
+        about="Explains where the settings of a run come from, and compares those of two runs.",
+        parse=config_arguments.parse_config,
+        actions={name: about for name, (about, _) in config_arguments.ACTIONS.items()},
     ),
     "convert": Command(
         module="prompt_tuning.cli.convert",
@@ -104,6 +123,21 @@ COMMANDS = {
         about="Shows prompt tuning in a minute on two CPU cores, on a little world made up here.",
         parse=demo.parse,
     ),
+    "doctor": Command(
+        module="prompt_tuning.cli.doctor",
+        about="Says what is wrong with an installation, a machine and a configuration.",
+        parse=doctor_arguments.parse_doctor,
+    ),
+    "completion": Command(
+        module="prompt_tuning.cli.completion",
+        about="Prints the script that lets bash, zsh or fish complete commands and flags.",
+        parse=completion.parse,
+    ),
+    "find-module": Command(
+        module="prompt_tuning.cli.find_module",
+        about="Prints the folder of an installed package, for --gin_search_paths.",
+        parse=find_module.parse,
+    ),
 }
 
 
@@ -113,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     A fault that the user can mend becomes one message and the exit code of its class
     (`prompt_tuning.errors`); anything else is ours and keeps its traceback.
     """
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks: somebody has pressed TAB
+        importlib.import_module("prompt_tuning.cli.tab").complete(COMMANDS)
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()  # here, where a closed pipe is understood
@@ -163,6 +199,9 @@ def _dispatch(argv: list[str]) -> int:
         parsed = command.parse(f"prompt-tuning {first}", command.about, argv[1:])
     except SystemExit as done:  # argparse leaves this way after it has printed the help
         return int(done.code or 0)
+    if "" not in sys.path:
+        # `python -m t5x.train` finds the user's own modules in the current folder.
+        sys.path.append("")
     try:
         return importlib.import_module(command.module).run(parsed)
     except OSError as error:

@@ -11,7 +11,7 @@ from prompt_tuning.cli import arguments, config
 from tests import assets
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page, language):
@@ -46,6 +46,8 @@ def test_every_command_names_files_and_settings_that_exist(line):
     parsed = parse(f"prompt-tuning {command}", "", argv)
     if isinstance(parsed, arguments.RunArguments):
         config.parse(parsed)
+    elif getattr(parsed, "run", None) and parsed.run.gin_file:
+        config.read(parsed.run)  # `config` and `doctor`, which can do with less than a run
 
 
 def test_every_link_to_a_file_leads_somewhere():

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from prompt_tuning.errors import ConfigError, nearest
 
 IGNORED_FLAGS = ("logtostderr", "alsologtostderr")
+IGNORED_LEVELS = ("verbosity", "stderrthreshold")
 DISTRIBUTED_FLAGS = (
     "coordinator_address",
     "process_count",
@@ -56,14 +57,43 @@ def parse_run(program: str, about: str, argv: Sequence[str]) -> RunArguments:
         ConfigError: An unknown flag, a flag without its value, or flags that contradict each other.
         SystemExit: After `--help`.
     """
+    return parse_with(run_parser(program, about), argv)[0]
+
+
+def parse_infer(program: str, about: str, argv: Sequence[str]) -> RunArguments:
+    """Parses the flags of `infer`: those of `parse_run`, and t5x's `--shard_id`."""
+    parser = run_parser(program, about)
+    parser.add_argument(
+        "--shard_id",
+        type=int,
+        metavar="I",
+        help="which of infer.num_shards parts to answer, from 0; the same as --gin.infer.shard_id",
+    )
+    arguments, parsed = parse_with(parser, argv)
+    if parsed.shard_id is None:
+        return arguments
+    # As in t5x, it wins over what the configuration says.
+    bindings = (*arguments.gin_bindings, f"infer.shard_id = {parsed.shard_id}")
+    return dataclasses.replace(arguments, gin_bindings=bindings)
+
+
+def parse_with(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[RunArguments, argparse.Namespace]:
+    """Parses as `parse_run` does, with a `run_parser` that a command has given flags of its own.
+
+    Returns:
+        the flags of a run, and all flags.
+    """
     rewritten = [_as_gin_binding(*pair) for pair in itertools.pairwise([*argv, ""])]
-    parsed, unknown = _parser(program, about).parse_known_args(rewritten)
+    # Intermixed, so that arguments without a flag may stand anywhere.
+    parsed, unknown = parser.parse_known_intermixed_args(rewritten)
     if unknown:
-        raise ConfigError(_unknown(unknown, argv, program))
+        raise ConfigError(_unknown(unknown, argv, parser))
     names = [field.name for field in dataclasses.fields(RunArguments)]
     arguments = RunArguments(**{name: _frozen(getattr(parsed, name)) for name in names})
     _check_distributed(arguments)
-    return arguments
+    return arguments, parsed
 
 
 def gin_flag(name: str, value: str) -> str:
@@ -84,7 +114,8 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} (see `{self.prog} --help`).")
 
 
-def _parser(program: str, about: str) -> argparse.ArgumentParser:
+def run_parser(program: str, about: str) -> argparse.ArgumentParser:
+    """Returns the parser of a command that runs a gin configuration."""
     example = gin_flag("MODEL_DIR", "'/tmp/run'")
     parser = Parser(
         prog=program,
@@ -137,7 +168,7 @@ def _parser(program: str, about: str) -> argparse.ArgumentParser:
         help="more folders with cached seqio tasks",
     )
 
-    processes = parser.add_argument_group("several processes (a TPU slice needs none of these)")
+    processes = parser.add_argument_group("several processes (on a TPU slice --multiprocess_gpu says it all)")
     add_boolean(processes, "multiprocess_gpu", "connect the processes with jax.distributed")
     processes.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
     processes.add_argument("--process_count", type=int, metavar="N", help="of the whole run")
@@ -149,6 +180,8 @@ def _parser(program: str, about: str) -> argparse.ArgumentParser:
     ignored = parser.add_argument_group("accepted and ignored, for scripts written for absl")
     for name in IGNORED_FLAGS:
         add_boolean(ignored, name, "the log always goes to stderr")
+    for name in IGNORED_LEVELS:
+        ignored.add_argument(f"--{name}", metavar="LEVEL", help="the log has one level")
     return parser
 
 
@@ -194,12 +227,13 @@ def _as_gin_binding(argument: str, following: str) -> str:
     return f"--gin_bindings={name} = {value}"
 
 
-def _unknown(unknown: Sequence[str], argv: Sequence[str], program: str) -> str:
+def _unknown(unknown: Sequence[str], argv: Sequence[str], parser: argparse.ArgumentParser) -> str:
     flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("-")]
     if flags:
-        known = [f"--{field.name}" for field in dataclasses.fields(RunArguments)]
+        shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+        known = [flag for action in shown for flag in action.option_strings]
         return "\n".join(
-            f"There is no flag {flag} (see `{program} --help`).{nearest(flag, known)}"
+            f"There is no flag {flag} (see `{parser.prog} --help`).{nearest(flag, known)}"
             for flag in flags
         )
     before = list(argv)[: list(argv).index(unknown[0])]

@@ -16,7 +16,6 @@ without a value, every macro that nothing reads, and every argument that a call 
 gin keeps its state in module globals, so a process has one configuration; `clear` empties it.
 """
 
-import pathlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -25,22 +24,17 @@ from gin import config as gin_config
 from gin import config_parser
 from gin.config_parser import BindingStatement
 
-import prompt_tuning
-from prompt_tuning.cli import gin_binder, gin_checks, gin_reader
 from prompt_tuning.cli.arguments import RunArguments
-from prompt_tuning.cli.gin_reader import Configuration, binding_name
+from prompt_tuning.cli.configuration import (
+    gin_binder,
+    gin_checks,
+    gin_reader,
+    gin_types,
+    t5x_translation,
+)
+from prompt_tuning.cli.configuration.gin_files import package_root as gin_root
+from prompt_tuning.cli.configuration.gin_reader import Configuration, binding_name
 from prompt_tuning.errors import ConfigError
-
-
-def gin_root() -> pathlib.Path:
-    """Returns the folder of the gin files that come with this package.
-
-    It is inside the package in a wheel and beside it in a checkout; `importlib.resources` finds it
-    only in the former.
-    """
-    package = pathlib.Path(prompt_tuning.__file__).parent
-    installed = package / "gin"
-    return installed if installed.is_dir() else package.parent / "gin"
 
 
 def parse(arguments: RunArguments) -> None:
@@ -52,8 +46,10 @@ def parse(arguments: RunArguments) -> None:
     """
     clear()
     configuration = read(arguments)
+    gin_checks.check_order(configuration, gin_root())
     gin_checks.check_macros(configuration, gin_root())
     gin_binder.bind(configuration)
+    gin_types.check(configuration)
     try:
         gin.finalize()
     except ValueError as error:
@@ -66,8 +62,10 @@ def parse(arguments: RunArguments) -> None:
 def read(arguments: RunArguments) -> Configuration:
     """Reads the configuration of a command without executing any of it.
 
+    What it says in the names of t5x is said in ours in what is returned.
+
     Raises:
-        ConfigError: An unknown file, or one that is not gin.
+        ConfigError: An unknown file, one that is not gin, or a name of t5x that means nothing here.
     """
     if not arguments.gin_file:
         runs = sorted(f"runs/{file.name}" for file in (gin_root() / "runs").glob("*.gin"))
@@ -75,10 +73,11 @@ def read(arguments: RunArguments) -> Configuration:
             f"No --gin_file was given. Name your own, or one of this package: {', '.join(runs)}."
         )
     search_paths = [".", *arguments.gin_search_paths, str(gin_root())]
-    return Configuration(
+    configuration = Configuration(
         files=tuple(gin_reader.read_file(name, search_paths) for name in arguments.gin_file),
         command_line=gin_reader.read_bindings(arguments.gin_bindings, search_paths),
     )
+    return t5x_translation.translated(configuration)
 
 
 def call(function: Callable[..., Any], **given: Any) -> Any:

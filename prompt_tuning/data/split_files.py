@@ -49,6 +49,13 @@ def find_split(name: str, split: str, splits: Mapping[str, str], *, itself: bool
     path, reason = _split_path(name, split, splits)
     if path is not None and epath.Path(path).exists():
         return path
+    if split == "train" and split not in splits and _SPLIT not in name:
+        folder = epath.Path(name).parent
+        files = [one.name for one in folder.iterdir()] if folder.is_dir() else []
+        raise DataError(
+            f"MIXTURE_OR_TASK_NAME is the file {name!r}, but there is no such file."
+            f"{nearest(epath.Path(name).name, files)}"
+        )
     beside = sorted({*_splits_beside(name), *splits})
     known = f" There are: {', '.join(beside)}.{nearest(split, beside)}" if beside else ""
     raise DataError(

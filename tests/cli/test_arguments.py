@@ -13,7 +13,10 @@ HEAVY = ("jax", "jaxlib", "flax", "tensorflow", "seqio", "numpy", "gin", "absl")
 
 WRONG = {
     "a misspelt command": (["trian"], r"no command 'trian'\. Did you mean 'train'"),
-    "no command": ([], r"No command was given\. Usage: .* one of train, pretrain, .*, demo\."),
+    "no command": (
+        [],
+        r"No command was given\. Usage: .* one of train, pretrain, .*, find-module\.",
+    ),
     "flags without a command": (["--gin_file=a.gin"], r"no command '--gin_file=a\.gin'"),
     "a misspelt flag": (
         ["train", "--gin_fil=a.gin"],

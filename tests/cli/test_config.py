@@ -498,3 +498,65 @@ def test_a_failed_run_exits_with_the_code_of_its_fault(folder, capsys, fault, co
 def test_a_bug_keeps_its_traceback(folder):
     with pytest.raises(RuntimeError, match="a bug of ours"):
         main(["toy", "--gin_file=run.gin", DIRECTORY, "--gin.toy.train.fault='bug'"])
+
+
+# The order of files.
+
+ORDERED = {
+    "models/base.gin": "PROMPT_START = 'anywhere'\nDROPOUT = 0.0\nSTEPS = 1\n",
+    "models/sizes/large.gin": "LAYERS = 24\n",
+    "prompts/labels.gin": "PROMPT_START = 'labels'\n",
+    "runs/tune.gin": f"{IMPORTS}DROPOUT = 0.1\nSTEPS = 1\ntoy.train.steps = %STEPS\n"
+    "toy.train.lengths = (%PROMPT_START, %DROPOUT)\n",
+}
+
+
+@pytest.fixture
+def ordered(folder, monkeypatch):
+    """Parses files of a package that has a value for everything in models/."""
+    package = folder / "package"
+    monkeypatch.setattr(config, "gin_root", lambda: package)
+    for name, text in ORDERED.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+
+    def parse(*files, bindings=()):
+        config.parse(RunArguments(gin_file=files, gin_bindings=bindings))
+        return gin.query_parameter("PROMPT_START/gin.macro.value")
+
+    return parse
+
+
+def test_files_in_their_order_are_accepted(ordered):
+    assert ordered("models/base.gin", "prompts/labels.gin", "runs/tune.gin") == "labels"
+    assert ordered("models/base.gin", "runs/tune.gin", "prompts/labels.gin") == "labels"
+
+
+@pytest.mark.parametrize(
+    ("files", "taken_back"),
+    [
+        (["prompts/labels.gin", "models/base.gin", "runs/tune.gin"], ["PROMPT_START"]),
+        (["runs/tune.gin", "models/base.gin"], ["DROPOUT"]),
+        (["runs/tune.gin", "prompts/labels.gin", "models/base.gin"], ["DROPOUT", "PROMPT_START"]),
+    ],
+)
+def test_a_file_that_takes_back_what_a_later_one_has_set_is_an_error(ordered, files, taken_back):
+    with pytest.raises(ConfigError) as error:
+        ordered(*files)
+    _, *lines, order = str(error.value).splitlines()
+    assert sorted(line.split()[0] for line in lines) == taken_back
+    assert all(
+        re.search(r" of .*\.gin:\d+ is taken back at .*models/base\.gin:\d$", x) for x in lines
+    )
+    # The order that is proposed is one that works.
+    ordered(*re.findall(r"--gin_file=(\S+)", order))
+
+
+def test_files_and_bindings_of_others_may_take_back_anything(ordered, folder):
+    right = ("models/base.gin", "prompts/labels.gin", "runs/tune.gin")
+    (folder / "mine.gin").write_text("PROMPT_START = 'mine'\n")
+    assert ordered(*right, "mine.gin") == "mine"
+    assert ordered("mine.gin", *right) == "labels"
+    assert ordered(*right, bindings=("PROMPT_START = 'typed'",)) == "typed"
+    # What is set in the end by others was taken back from nobody.
+    assert ordered(right[1], right[0], right[2], "mine.gin") == "mine"

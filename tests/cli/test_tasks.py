@@ -1,6 +1,7 @@
 """`prompt-tuning tasks list` and `show`."""
 
 import json
+import pathlib
 import socket
 import subprocess
 import sys
@@ -298,3 +299,13 @@ def test_help_needs_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "list  Lists the tasks" in done.stdout and "--vocabulary FILE" in done.stdout
+
+
+def test_modules_in_the_current_folder_register_tasks(tmp_path):
+    # As with `python -m`; a console script would not look there by itself.
+    (tmp_path / "my_tasks.py").write_text("import prompt_tuning.tasks.sst2\nraise SystemExit(47)\n")
+    program = pathlib.Path(sys.executable).parent / "prompt-tuning"
+    done = subprocess.run(
+        [program, "tasks", "list", "--modules=my_tasks"], cwd=tmp_path, capture_output=True
+    )
+    assert done.returncode == 47

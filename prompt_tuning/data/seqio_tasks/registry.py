@@ -3,12 +3,15 @@
 import importlib
 import logging
 import math
+import pkgutil
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
+from prompt_tuning.data import original_modules
 from prompt_tuning.data.seqio_tasks.tfds_source import build
 from prompt_tuning.errors import ConfigError, DataError, nearest
 
@@ -36,6 +39,8 @@ def import_task_modules(
 ) -> tuple[str, ...]:
     """Imports the modules that register tasks, and returns their names.
 
+    Those of the original are read as ours that register the same tasks.
+
     Args:
         modules: their names, one, several or none.
         setting: what names them, for the message.
@@ -43,7 +48,8 @@ def import_task_modules(
     Raises:
         ConfigError: there is no such module.
     """
-    names = (modules,) if isinstance(modules, str) else tuple(modules or ())
+    given = (modules,) if isinstance(modules, str) else tuple(modules or ())
+    names = tuple(dict.fromkeys(name for one in given for name in original_modules.ours(one)))
     for name in names:
         try:
             importlib.import_module(name)
@@ -52,10 +58,17 @@ def import_task_modules(
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise
             raise ConfigError(
-                f"{setting} names {name!r}, but there is no module {error.name!r}. Install its "
-                "package or put its folder on PYTHONPATH."
+                f"{setting} names {name!r}, but there is no module {error.name!r}."
+                f"{_close(error.name)} Install its package or put its folder on PYTHONPATH."
             ) from error
     return names
+
+
+def _close(module: str) -> str:
+    """Returns a hint to the modules of nearly this name in the same package."""
+    package, _, name = module.rpartition(".")
+    folders = getattr(sys.modules.get(package), "__path__", ())
+    return nearest(name, [one.name for one in pkgutil.iter_modules(folders)])
 
 
 def is_mixture(name: str) -> bool:

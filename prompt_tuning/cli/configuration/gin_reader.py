@@ -7,7 +7,9 @@ module is imported, and one at a time. Here the whole configuration is read firs
 
 import ast
 import dataclasses
+import importlib.util
 import io
+import logging
 import re
 import tokenize
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +20,10 @@ from gin import config_parser
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement, IncludeStatement
 
 from prompt_tuning.cli.arguments import gin_flag
+from prompt_tuning.cli.configuration import t5x_files
 from prompt_tuning.errors import ConfigError, nearest
+
+log = logging.getLogger("prompt_tuning")
 
 Statement: TypeAlias = "Source | BindingStatement | BlockDeclaration | ImportStatement"
 
@@ -81,6 +86,10 @@ class Macro:
 def read_file(name: str, search_paths: Sequence[str]) -> Source:
     """Reads a gin file and its includes; both are looked for in `search_paths`, in that order.
 
+    The last of them is this package's own folder, where the files are that stand for the
+    original's. A name that begins with an installed package, `my_package/gin/run.gin`, is found in
+    that package, too.
+
     Raises:
         ConfigError: A file that is not there, that includes itself, or that is not gin.
     """
@@ -102,7 +111,9 @@ def place(statement: BindingStatement | BlockDeclaration | ImportStatement) -> s
     if statement.location.filename:
         return f"{statement.location.filename}:{statement.location.line_num}"
     if isinstance(statement, BindingStatement):
-        return f"--gin.{binding_name(statement)}"
+        # As it was typed, whatever the name is called here.
+        typed, equals, _ = statement.location.line_content.partition("=")
+        return f"--gin.{typed.strip() if equals else binding_name(statement)}"
     return "--gin_bindings"
 
 
@@ -124,6 +135,17 @@ def macros_in(value: Any) -> Iterator[Macro]:
             yield from macros_in(item)
 
 
+def references_in(value: Any) -> Iterator[Reference]:
+    """Yields the references in a value, in containers too."""
+    if isinstance(value, Reference):
+        yield value
+    elif isinstance(value, dict):
+        yield from references_in([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from references_in(item)
+
+
 class _Placeholders(config_parser.ParserDelegate):
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
         return Reference(scoped_configurable_name, evaluate)
@@ -142,10 +164,13 @@ def _read_file(
 
 
 def _find(name: str, search_paths: Sequence[str], wanted_by: str) -> str:
+    if ours := t5x_files.ours(name):
+        log.info("%s: %s is %s here.", wanted_by, name, ours)
+        name, search_paths = ours, search_paths[-1:]
     if "://" in name:  # absolute, which joining it to a folder would not see
         folder, _, name = name.rpartition("/")
         search_paths = [folder]
-    folders = [epath.Path(folder) for folder in search_paths]
+    folders = [epath.Path(folder) for folder in (*search_paths, *_package_folders(name))]
     for folder in folders:
         if (folder / name).is_file():
             return str(folder / name)
@@ -161,9 +186,22 @@ def _find(name: str, search_paths: Sequence[str], wanted_by: str) -> str:
         for file in pattern_root.glob(pattern)
     }
     raise ConfigError(
-        f"{wanted_by}: there is no gin file {name!r}.{nearest(name, sorted(known))} "
-        f"Looked in: {', '.join(map(str, folders))}."
+        f"{wanted_by}: there is no gin file {name!r}.{nearest(name, sorted(known))}"
+        f"{t5x_files.advice(name)} Looked in: {', '.join(map(str, folders))}."
     )
+
+
+def _package_folders(name: str) -> list[str]:
+    """Returns the folders that hold the package that a name begins with; it is not imported."""
+    package, slash, _ = name.partition("/")
+    if not slash or not package.isidentifier():
+        return []
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    locations = spec.submodule_search_locations if spec else None
+    return [str(epath.Path(location).parent) for location in locations or ()]
 
 
 def _read_text(

@@ -1,4 +1,4 @@
-"""Executes the statements that `prompt_tuning.cli.gin_reader` has read: imports and bindings.
+"""Executes the statements that `gin_reader` has read: imports and bindings.
 
 This is the loop of gin's `parse_config`, with a place and the nearest name in every error. gin's
 public functions report neither, so its private names are used here; setup.py bounds the version of
@@ -16,7 +16,7 @@ import gin
 from gin import config as gin_config
 from gin.config_parser import BindingStatement, BlockDeclaration, ImportStatement
 
-from prompt_tuning.cli.gin_reader import (
+from prompt_tuning.cli.configuration.gin_reader import (
     Configuration,
     Macro,
     Reference,

@@ -1,0 +1,1 @@
+"""Reads, checks, translates and explains gin configurations; `cli.config` puts it together."""

@@ -1,0 +1,126 @@
+"""Checks the type of plain values before anything is called with them.
+
+A number in quotes or a `None` too many would otherwise end in a traceback, and far from the line
+that it stands in. Only what is plain on both sides is looked at: numbers, texts, truth values,
+None, lists and dictionaries.
+"""
+
+import collections.abc
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gin import config as gin_config
+from gin.config_parser import BindingStatement
+
+from prompt_tuning.cli.arguments import gin_flag
+from prompt_tuning.cli.configuration.gin_reader import (
+    Configuration,
+    Macro,
+    Reference,
+    binding_name,
+    place,
+)
+from prompt_tuning.errors import ConfigError
+
+_WORDS = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    type(None): "None",
+    collections.abc.Sequence: "a list",
+    collections.abc.Mapping: "a dictionary",
+}
+# What an argument of a type takes.
+_TAKES = {
+    bool: bool,
+    int: int,
+    float: (int, float),
+    str: str,
+    type(None): type(None),
+    collections.abc.Sequence: (list, tuple),
+    collections.abc.Mapping: dict,
+}
+_CONTAINERS = {
+    list: collections.abc.Sequence,
+    tuple: collections.abc.Sequence,
+    dict: collections.abc.Mapping,
+}
+
+
+def check(configuration: Configuration) -> None:
+    """Checks the values of all arguments, after the configuration was bound.
+
+    Raises:
+        ConfigError: all values of a wrong type, each with its place and what was expected.
+    """
+    macros = {one.selector: one for one in configuration.bindings() if not one.arg_name}
+    last = {
+        (one.scope, one.selector.split(".")[-1], one.arg_name): one
+        for one in configuration.bindings()
+        if one.arg_name
+    }
+    faults = dict.fromkeys(fault for one in last.values() for fault in _faults(one, macros))
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _faults(one: BindingStatement, macros: Mapping[str, BindingStatement]) -> Iterator[str]:
+    source = one
+    for _ in macros:  # a macro may stand for another, or by mistake for itself
+        if isinstance(source.value, Macro) and source.value.name in macros:
+            source = macros[source.value.name]
+    value = source.value
+    try:
+        configurable = gin_config._REGISTRY.get_match(one.selector.rpartition(".")[2])
+    except KeyError:  # several functions of this name
+        return
+    accepted = None if configurable is None else _accepted(configurable.wrapped, one.arg_name)
+    if accepted is None or isinstance(value, Macro | Reference) or _fits(value, accepted):
+        return
+    wanted = " or ".join(_WORDS[kind] for kind in accepted)
+    name = binding_name(source)
+    of = "" if source is one else f", of {binding_name(one)}"
+    mended = _mended(value, accepted)
+    fix = f" Write {gin_flag(name, mended)}." if mended else ""
+    yield f"{place(source)}: {name} is {value!r}, expected {wanted}{of}.{fix}"
+
+
+def _accepted(function: Any, argument: str) -> list[type] | None:
+    """Returns the plain types that an argument may have; None if it may have others too."""
+    construct = function.__init__ if inspect.isclass(function) else function
+    try:
+        hint = typing.get_type_hints(construct).get(argument)
+    except (NameError, TypeError, AttributeError):  # names that only a type checker imports
+        return None
+    if hint is None:
+        return None
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = []
+    for member in typing.get_args(hint) if union else (hint,):
+        origin = typing.get_origin(member) or member
+        kind = _CONTAINERS.get(origin, origin)
+        if kind not in _WORDS:
+            return None
+        kinds.append(kind)
+    return kinds
+
+
+def _fits(value: Any, accepted: list[type]) -> bool:
+    if isinstance(value, bool):
+        return bool in accepted
+    return any(isinstance(value, _TAKES[kind]) for kind in accepted)
+
+
+def _mended(value: Any, accepted: list[type]) -> str | None:
+    """Returns what was probably meant: `'32'` is 32 in quotes."""
+    if isinstance(value, str) and collections.abc.Sequence in accepted:
+        return repr([value])
+    if isinstance(value, str) and str not in accepted:
+        return value if value and not value.isspace() else None
+    if str in accepted and isinstance(value, int | float):
+        return repr(str(value))
+    return None

@@ -1,0 +1,29 @@
+"""A function whose arguments have the types that configurations give values to."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toy_methods import Prompt
+
+
+def typed(
+    *,
+    count: int = 1,
+    share: float = 0.5,
+    name: str = "a",
+    flag: bool = False,
+    maybe: int | None = None,
+    either: str | Sequence[str] = "a",
+    lengths: Mapping[str, int] | None = None,
+    things: Sequence[Any] = (),
+    function: Callable[[], int] | int | None = None,
+    anything: Any = None,
+    untyped=None,
+) -> dict[str, Any]:
+    """Returns what it was given."""
+    return {**locals()}
+
+
+def hidden(prompt: "Prompt | None" = None, count: int = 1) -> None:
+    """Has an annotation that only a type checker can read."""
