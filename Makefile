@@ -18,7 +18,7 @@ LOCK = $(PYTHON) -m uv pip compile setup.py --quiet --no-config $(UPGRADE) --uni
 export PYRIGHT_PYTHON_GLOBAL_NODE := 0
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: dev demo test test-all test-interop format bench bench-interop lock wheel
+.PHONY: dev demo test test-all test-interop format bench bench-interop docs lock wheel
 
 dev: $(INSTALLED)
 
@@ -66,6 +66,10 @@ bench: $(INSTALLED)
 
 bench-interop: $(INTEROP)/.installed
 	$(INTEROP)/bin/python benchmarks/decode.py --quick
+
+# The site, into site/index.html; a link that leads nowhere is an error.
+docs: $(INSTALLED)
+	$(PYTHON) -m mkdocs build --strict
 
 lock: $(INSTALLED)
 	$(LOCK) --extra dev --output-file requirements/cpu.txt
