@@ -69,6 +69,7 @@ def close(found, wanted):
     assert np.linalg.norm(found - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_over_another_mesh(train):
     train("run", *TWO, f"--gin.TRAIN_STEPS={LAST - 1}")
     close(train("run", *BOX), train("alone", "--gin.train.devices=1"))
