@@ -168,7 +168,9 @@ def run_parser(program: str, about: str) -> argparse.ArgumentParser:
         help="more folders with cached seqio tasks",
     )
 
-    processes = parser.add_argument_group("several processes (on a TPU slice --multiprocess_gpu says it all)")
+    processes = parser.add_argument_group(
+        "several processes (on a TPU slice --multiprocess_gpu says it all)"
+    )
     add_boolean(processes, "multiprocess_gpu", "connect the processes with jax.distributed")
     processes.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
     processes.add_argument("--process_count", type=int, metavar="N", help="of the whole run")
