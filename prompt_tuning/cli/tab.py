@@ -118,8 +118,11 @@ def _parser_of(
     def stop(parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         raise _Reached(parser)
 
-    untouched = argparse.ArgumentParser.parse_known_args
-    argparse.ArgumentParser.parse_known_args = stop  # type: ignore[method-assign,assignment]
+    # Either may be called; from Python 3.12 on the second does not come past the first.
+    names = ("parse_known_args", "parse_known_intermixed_args")
+    untouched = {name: getattr(argparse.ArgumentParser, name) for name in names}
+    for name in names:
+        setattr(argparse.ArgumentParser, name, stop)
     try:
         parse(program, "", list(words))
     except _Reached as reached:
@@ -127,7 +130,8 @@ def _parser_of(
     except ConfigError:  # an action that there is not
         pass
     finally:
-        argparse.ArgumentParser.parse_known_args = untouched  # type: ignore[method-assign]
+        for name, method in untouched.items():
+            setattr(argparse.ArgumentParser, name, method)
     return argparse.ArgumentParser(prog=program, add_help=False)
 
 
