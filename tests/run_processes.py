@@ -20,6 +20,13 @@ from tests.tiny_runs import BASE_STEP, binding, make_base
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS = 60
 LAST = BASE_STEP + STEPS
+# One shape, so that a run compiles one program.
+ONE_SHAPE = [
+    "--gin.INPUT_BUCKETS=@inputs/batches.fixed()",
+    "--gin.inputs/batches.fixed.length=24",
+    "--gin.TARGET_BUCKETS=@targets/batches.fixed()",
+    "--gin.targets/batches.fixed.length=8",
+]
 FLAGS = [
     "--gin_file=models/ours_tiny.gin",
     "--gin_file=prompts/from_sampled_vocab.gin",

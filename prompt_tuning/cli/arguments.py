@@ -14,10 +14,12 @@ import dataclasses
 import itertools
 import re
 import shlex
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from prompt_tuning.errors import ConfigError, nearest
+
+Action = TypeVar("Action")  # what parses the flags of one
 
 IGNORED_FLAGS = ("logtostderr", "alsologtostderr")
 IGNORED_LEVELS = ("verbosity", "stderrthreshold")
@@ -94,6 +96,40 @@ def parse_with(
     arguments = RunArguments(**{name: _frozen(getattr(parsed, name)) for name in names})
     _check_distributed(arguments)
     return arguments, parsed
+
+
+def parse_action(
+    program: str, about: str, argv: Sequence[str], actions: Mapping[str, tuple[str, Action]]
+) -> tuple[str, str, Action, list[str]]:
+    """Parses the name of an action, for commands that are written `COMMAND ACTION [flags]`.
+
+    Args:
+        program: the command.
+        about: what it does, for `--help`.
+        argv: what follows its name.
+        actions: what each does, and whatever parses the flags of each.
+
+    Returns:
+        the action, what `actions` has about it, and its flags.
+
+    Raises:
+        ConfigError: no action, or an unknown one.
+        SystemExit: after `--help`.
+    """
+    action, *flags = argv or [""]
+    if action in ("-h", "--help"):
+        width = max(map(len, actions))
+        rows = [f"  {name:<{width}}  {text}" for name, (text, _) in actions.items()]
+        more = f"`{program} ACTION --help` lists the flags of an action."
+        print("\n".join([f"usage: {program} ACTION [flags]", "", about, "", *rows, "", more]))
+        raise SystemExit(0)
+    if action not in actions:
+        problem = f"`{program}` has no action {action!r}.{nearest(action, actions)}"
+        raise ConfigError(
+            f"{problem if action else 'No action was given.'} "
+            f"Usage: {program} ACTION [flags], where ACTION is one of {', '.join(actions)}."
+        )
+    return action, *actions[action], flags
 
 
 def gin_flag(name: str, value: str) -> str:

@@ -13,6 +13,7 @@ from prompt_tuning.cli.arguments import (
     RunArguments,
     add_boolean,
     gin_flag,
+    parse_action,
     parse_with,
     run_parser,
 )
@@ -48,19 +49,7 @@ def parse_config(program: str, about: str, argv: Sequence[str]) -> ExplainArgume
         ConfigError: an unknown action or flag, or a flag without its value.
         SystemExit: after `--help`.
     """
-    action, *flags = argv or [""]
-    if action in ("-h", "--help"):
-        rows = [f"  {name:<8} {text}" for name, (text, _) in ACTIONS.items()]
-        more = f"`{program} ACTION --help` lists the flags of an action."
-        print("\n".join([f"usage: {program} ACTION [flags]", "", about, "", *rows, "", more]))
-        raise SystemExit(0)
-    if action not in ACTIONS:
-        problem = f"`{program}` has no action {action!r}.{nearest(action, ACTIONS)}"
-        raise ConfigError(
-            f"{problem if action else 'No action was given.'} "
-            f"Usage: {program} ACTION [flags], where ACTION is one of {', '.join(ACTIONS)}."
-        )
-    text, parse = ACTIONS[action]
+    action, text, parse, flags = parse_action(program, about, argv, ACTIONS)
     return parse(f"{program} {action}", text, _without_traps(flags))
 
 

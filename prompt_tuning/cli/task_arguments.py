@@ -6,7 +6,7 @@ Nothing heavy may be imported here: this module alone answers their `--help`.
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 
-from prompt_tuning.cli.arguments import Parser, add_boolean
+from prompt_tuning.cli.arguments import Parser, add_boolean, parse_action
 from prompt_tuning.errors import ConfigError, nearest
 
 
@@ -17,19 +17,7 @@ def parse_tasks(program: str, about: str, argv: Sequence[str]) -> argparse.Names
         ConfigError: an unknown action or flag, or a flag without its value.
         SystemExit: after `--help`.
     """
-    action, *flags = argv or [""]
-    if action in ("-h", "--help"):
-        rows = [f"  {name}  {text}" for name, (text, _) in ACTIONS.items()]
-        more = f"`{program} ACTION --help` lists the flags of an action."
-        print("\n".join([f"usage: {program} ACTION [flags]", "", about, "", *rows, "", more]))
-        raise SystemExit(0)
-    if action not in ACTIONS:
-        problem = f"`{program}` has no action {action!r}.{nearest(action, ACTIONS)}"
-        raise ConfigError(
-            f"{problem if action else 'No action was given.'} "
-            f"Usage: {program} ACTION [flags], where ACTION is one of {', '.join(ACTIONS)}."
-        )
-    text, add_flags = ACTIONS[action]
+    action, text, add_flags, flags = parse_action(program, about, argv, ACTIONS)
     parser = Parser(prog=f"{program} {action}", description=text, allow_abbrev=False)
     parser.set_defaults(action=action)
     add_flags(parser)

@@ -19,18 +19,14 @@ from prompt_tuning.tasks.features import t5_features
 from prompt_tuning.training import loop
 from prompt_tuning.vocabulary import SentencePieceVocabulary
 from tests.full_disk import room
-from tests.run_processes import BASE_STEP, FLAGS, ROOT, make_world
+from tests.run_processes import BASE_STEP, FLAGS, ONE_SHAPE, ROOT, make_world
 from tests.small_vocabulary import SENTENCES
 from tests.tiny_runs import binding
 
 LAST = BASE_STEP + 8
 SHORT = [
     *FLAGS,
-    # One shape.
-    "--gin.INPUT_BUCKETS=@inputs/batches.fixed()",
-    "--gin.inputs/batches.fixed.length=24",
-    "--gin.TARGET_BUCKETS=@targets/batches.fixed()",
-    "--gin.targets/batches.fixed.length=8",
+    *ONE_SHAPE,
     "--gin.train.devices=1",
     f"--gin.TRAIN_STEPS={LAST}",
     "--gin.EVAL_PERIOD=2",

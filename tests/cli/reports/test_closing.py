@@ -18,16 +18,13 @@ from prompt_tuning.cli.reports import closing
 from prompt_tuning.cli.reports.next_command import next_commands
 from prompt_tuning.cli.reports.progress import Progress
 from prompt_tuning.training.clock import Clock
-from tests.run_processes import BASE_STEP, FLAGS, concluded, make_world
+from tests.run_processes import BASE_STEP, FLAGS, ONE_SHAPE, concluded, make_world
 
 LAST = BASE_STEP + 8
 PREEMPTED = 75
 SHORT = [
     *FLAGS,
-    "--gin.INPUT_BUCKETS=@inputs/batches.fixed()",
-    "--gin.inputs/batches.fixed.length=24",
-    "--gin.TARGET_BUCKETS=@targets/batches.fixed()",
-    "--gin.targets/batches.fixed.length=8",
+    *ONE_SHAPE,
     "--gin.train.devices=1",
     f"--gin.TRAIN_STEPS={LAST}",
     "--gin.EVAL_PERIOD=4",
