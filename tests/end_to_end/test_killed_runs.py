@@ -151,6 +151,7 @@ def check_same_examples(world, whole, run):
     )
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_in_two(world, whole, tmp_path):
     run, cache = tmp_path / "run", tmp_path / "cache"
     world.kill(run, cache, when(run / "numpy_checkpoints", "checkpoint_*", times=8))

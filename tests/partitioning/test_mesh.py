@@ -119,7 +119,7 @@ def close(found, expected):
     ("devices", "microbatches", "factor"),
     [
         pytest.param(3, 1, None, marks=pytest.mark.slow),
-        (8, 2, "AVERAGE_PER_SEQUENCE"),
+        pytest.param(8, 2, "AVERAGE_PER_SEQUENCE", marks=pytest.mark.slow),
         *(pytest.param(8, 2, factor, marks=pytest.mark.slow) for factor in OTHER_FACTORS),
     ],
 )
@@ -129,6 +129,7 @@ def test_a_step_on_several_devices_is_the_step_on_one(devices, microbatches, fac
     close(one_step(devices=devices, **settings), one_step(**settings))
 
 
+@pytest.mark.slow
 def test_placed_on_one_device_a_step_has_the_same_bits():
     settings = {"microbatches": 2, "key": jax.random.key(5)}
     found, expected = one_step(devices=1, **settings), one_step(**settings)

@@ -97,6 +97,7 @@ def test_the_summary_is_what_the_run_has_done(train, world, tmp_path):
         assert (run / path).exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_comes_to_what_it_would_have(train, tmp_path, monkeypatch):
     assert train(folder=tmp_path / "whole")[0] == 0
     add, steps = Progress.add, []
@@ -171,6 +172,7 @@ def test_the_next_commands_work_as_they_are_written(train, tmp_path, more):
     assert len(lines(tmp_path / "run/infer/films-predict.jsonl-00000-of-00001")) == 16
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_a_run_is_said_again_at_its_end(train, tmp_path):
     code, said = train("--gin.LEARNING_RATE=1e-4")
     assert code == 0
