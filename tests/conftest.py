@@ -40,6 +40,14 @@ jax.tree_util.register_dataclass = _register_unchecked
 jaxtyping.install_import_hook("prompt_tuning", "beartype.beartype")
 
 
+# What takes longest goes first, so that no job is left alone with it at the end.
+LONGEST = ("tests/end_to_end/", "tests/cli/")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """No test reads or fills the cache of tokenised splits of whoever runs it."""

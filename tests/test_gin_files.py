@@ -401,7 +401,16 @@ def test_an_example_says_what_it_takes_and_what_comes_out(example):
     )
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize(
+    "example",
+    [
+        # All tasks of SuperGLUE are one file with other words.
+        pytest.param(name, marks=pytest.mark.slow)
+        if "super_glue_" in name and "boolq" not in name
+        else name
+        for name in EXAMPLES
+    ],
+)
 @pytest.mark.usefixtures("no_network")
 def test_the_command_of_an_example_runs(place, tfds, capsys, example):
     """All that is not made here, the base, the vocabulary and the data, is put in its place."""

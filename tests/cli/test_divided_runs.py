@@ -167,7 +167,8 @@ def numbers(found):
     return numbers, texts
 
 
-@pytest.mark.parametrize("command", [pytest.param("eval", marks=pytest.mark.slow), "infer"])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["eval", "infer"])
 def test_what_a_divided_model_says_is_what_it_says_whole(ask, command):
     alone = ask(command, "alone", f"--gin.{'evaluate' if command == 'eval' else command}.devices=1")
     (wanted, texts), (found, texts_2) = numbers(alone), numbers(ask(command, "divided", *TWO))

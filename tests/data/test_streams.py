@@ -297,6 +297,7 @@ def test_the_summary_names_the_buckets(source):
     )
 
 
+@pytest.mark.slow
 def test_a_program_that_reads_a_stream_ends(vocabulary):
     """An iterator that is still alive when Python ends would hold it for ever."""
     code = (

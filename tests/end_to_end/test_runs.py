@@ -351,6 +351,7 @@ def train_task(flags, seqio_tasks, capsys):
     config.clear()
 
 
+@pytest.mark.slow
 def test_every_task_of_a_mixture_is_evaluated(train_task, tmp_path):
     code, said = train_task("few_both")
     assert code == 0, said
@@ -414,7 +415,11 @@ sys.exit(code or (f"imported {found}" if found else 0))
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param("a file", marks=pytest.mark.slow), "a folder of cached splits"]
+    "kind",
+    [
+        pytest.param(kind, marks=pytest.mark.slow)
+        for kind in ("a file", "a folder of cached splits")
+    ],
 )
 def test_neither_a_file_nor_a_cached_split_imports_tensorflow(
     train_task, flags, world, tmp_path, kind

@@ -136,6 +136,7 @@ def test_microbatches_go_with_every_mesh(mesh):
     assert distance(trained(mesh, microbatches=2), trained(None, microbatches=2)) < 1e-5
 
 
+@pytest.mark.slow
 @one_mesh
 def test_a_whole_model_is_tuned_where_its_parts_lie(mesh):
     found, wanted = (trained(one, BaseParam, steps=3) for one in (mesh, None))

@@ -138,6 +138,7 @@ def test_placed_on_one_device_a_step_has_the_same_bits():
         np.testing.assert_array_equal(array, other)
 
 
+@pytest.mark.slow
 def test_a_batch_need_not_divide_into_microbatches_when_it_is_placed():
     three = jax.tree.map(lambda rows: rows[:3], BATCH)
     close(one_step(devices=2, microbatches=2, batch=three), one_step(batch=three))

@@ -379,7 +379,9 @@ def still(seconds, values):
         yield value
 
 
-@pytest.mark.parametrize("slow", ["input", "action", "compilation"])
+@pytest.mark.parametrize(
+    "slow", ["input", "action", pytest.param("compilation", marks=pytest.mark.slow)]
+)
 def test_a_watchdog_sees_slow_steps_but_not_actions_or_compilation(train, split, tmp_path, slow):
     train(0, 1)  # compiled from here on
     dog = Watchdog(tmp_path, at_least=0.5)

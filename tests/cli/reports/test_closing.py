@@ -142,13 +142,8 @@ def test_nothing_is_written_again_of_a_run_that_is_finished(train, tmp_path):
     assert again == {name: x for name, x in first.items() if name not in ("timing", "next")}
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        pytest.param([], id="the last"),
-        pytest.param([*MONITOR, *CHOOSING], id="the best", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], [*MONITOR, *CHOOSING]], ids=["the last", "the best"])
 def test_the_next_commands_work_as_they_are_written(train, tmp_path, more):
     code, said = train(*more)
     assert code == 0

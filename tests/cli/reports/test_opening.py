@@ -80,6 +80,7 @@ def training(world, tmp_path, *more):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_will_do(said, world, tmp_path):
     found = said(*training(world, tmp_path, "--gin.EPOCHS=0.4", "--gin.SAVE_PERIOD=1"))
     assert found["trains"].startswith("1 tensor, 160 of 574,240 parameters (0.03%): ")
