@@ -12,6 +12,7 @@ from prompt_tuning.cli.configuration.gin_reader import (
     binding_name,
     macros_in,
     place,
+    setting_of,
 )
 from prompt_tuning.errors import ConfigError, nearest
 
@@ -43,8 +44,7 @@ def check_macros(configuration: Configuration, package: pathlib.Path) -> None:
         ConfigError: all macros that nothing reads, or else all settings without a value.
     """
     bindings = list(configuration.bindings())
-    # Nothing is imported yet, so two spellings of one parameter are told by their last parts.
-    last = {(one.scope, one.selector.split(".")[-1], one.arg_name): one for one in bindings}
+    last = {setting_of(one): one for one in bindings}
     given = {binding_name(one): one for one in last.values() if not one.arg_name}
 
     known = {macro.name for binding in bindings for macro in macros_in(binding.value)}
@@ -92,7 +92,7 @@ def check_order(configuration: Configuration, package: pathlib.Path) -> None:
     set_before: dict[tuple[str, ...], BindingStatement] = {}
     taken_back: dict[tuple[str, ...], tuple[BindingStatement, BindingStatement]] = {}
     for binding in configuration.bindings():
-        key = (binding.scope, binding.selector.split(".")[-1], binding.arg_name)
+        key = setting_of(binding)
         before = set_before.get(key)
         taken_back.pop(key, None)
         if before is not None and before.value != binding.value:

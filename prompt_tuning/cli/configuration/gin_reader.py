@@ -124,26 +124,32 @@ def binding_name(statement: BindingStatement) -> str:
     return f"{scope}{statement.selector}{argument}"
 
 
+def setting_of(statement: BindingStatement) -> tuple[str, str, str]:
+    """Returns what a binding sets: two spellings of one parameter are told by their last parts.
+
+    More is not known before the modules are imported.
+    """
+    return statement.scope, statement.selector.rpartition(".")[2], statement.arg_name
+
+
 def macros_in(value: Any) -> Iterator[Macro]:
     """Yields the macros and constants in a value, in containers too."""
-    if isinstance(value, Macro):
-        yield value
-    elif isinstance(value, dict):
-        yield from macros_in([*value.keys(), *value.values()])
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from macros_in(item)
+    return (leaf for leaf in _leaves(value) if isinstance(leaf, Macro))
 
 
 def references_in(value: Any) -> Iterator[Reference]:
     """Yields the references in a value, in containers too."""
-    if isinstance(value, Reference):
-        yield value
-    elif isinstance(value, dict):
-        yield from references_in([*value.keys(), *value.values()])
+    return (leaf for leaf in _leaves(value) if isinstance(leaf, Reference))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield from _leaves([*value.keys(), *value.values()])
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from references_in(item)
+            yield from _leaves(item)
+    else:
+        yield value
 
 
 class _Placeholders(config_parser.ParserDelegate):

@@ -22,6 +22,7 @@ from prompt_tuning.cli.configuration.gin_reader import (
     Reference,
     binding_name,
     place,
+    setting_of,
 )
 from prompt_tuning.errors import ConfigError
 
@@ -58,11 +59,7 @@ def check(configuration: Configuration) -> None:
         ConfigError: all values of a wrong type, each with its place and what was expected.
     """
     macros = {one.selector: one for one in configuration.bindings() if not one.arg_name}
-    last = {
-        (one.scope, one.selector.split(".")[-1], one.arg_name): one
-        for one in configuration.bindings()
-        if one.arg_name
-    }
+    last = {setting_of(one): one for one in configuration.bindings() if one.arg_name}
     faults = dict.fromkeys(fault for one in last.values() for fault in _faults(one, macros))
     if faults:
         raise ConfigError("\n".join(faults))

@@ -11,6 +11,7 @@ from prompt_tuning.cli.checkups import locks
 from prompt_tuning.cli.checkups.machine import Machine
 
 HOLD = "import sys, time; files = [open(path) for path in sys.argv[1:]]; print(1, flush=True); "
+# Only Linux says in files who holds what.
 NEEDS_PROC = pytest.mark.skipif(not pathlib.Path("/proc/self/fd").exists(), reason="no /proc here")
 
 
