@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # Lowest first. A module imports from the lines above its own, and from its own sub-package.
 LAYERS = [
     {"errors", "paths"},
-    {"batch", "vocabulary"},
+    {"batch", "layout", "vocabulary"},
     {"model", "prompts", "losses", "partitioning"},
     {"training", "decoding", "planning"},
     {"checkpoints"},  # of what training holds

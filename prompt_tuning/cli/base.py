@@ -47,7 +47,7 @@ def load_base(
     if placed is None:
         return base_model.fill(shapes, contents, digest=digest), digest.hexdigest()
     module = fill_base(shapes, contents, digest, placed)
-    module.hold(placed.stream)
+    module.hold(placed.layout)
     return module, digest.hexdigest()
 
 

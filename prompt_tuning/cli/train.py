@@ -417,7 +417,7 @@ def _build(
         base_model.check_architecture(module.config, base)
         if not shapes_only:
             module = fill_base(module, base, digest, placed)
-    module.hold(placed.stream)
+    module.hold(placed.layout)
     if prompt is not None and trainable == "prompt":
         rngs = nnx.Rngs(params=prompt_key)
         module.encoder.prompt = prompt(embed_dim=module.config.embed_dim, rngs=rngs)

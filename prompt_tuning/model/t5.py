@@ -10,6 +10,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from prompt_tuning.batch import PAD, Batch, shift_right
+from prompt_tuning.layout import Layout, Stream
 from prompt_tuning.model.attention import KeysValues, Past, in_front
 from prompt_tuning.model.blocks import (
     DecoderBlock,
@@ -30,9 +31,6 @@ from prompt_tuning.model.layers import (
     dropout,
     mask_bias,
 )
-
-# Takes and returns what runs from block to block.
-Stream = Callable[[jax.Array], jax.Array]
 
 
 class Encoded(NamedTuple):
@@ -108,12 +106,9 @@ class T5(nnx.Module):
         hidden = self.decoder(self.token_embedder(inputs), inputs, targets, encoded, cross, key=key)
         return self._logits(hidden)
 
-    def hold(self, stream: Stream | None) -> None:
-        """Calls `stream` on what goes into and comes out of every block, `[B S D]`.
-
-        It returns the same numbers and says where on a mesh they lie (`Placement.stream`).
-        """
-        self.encoder.stream = self.decoder.stream = stream or _anywhere
+    def hold(self, layout: Layout) -> None:
+        """Runs on the devices of a mesh from now on, see `Placement.layout`."""
+        self.encoder.stream = self.decoder.stream = layout.stream or _anywhere
 
     def cross_keys_values(self, encoded: Encoded) -> KeysValues:
         """Returns every decoder layer's keys and values over the input, `[L B S N H]` each."""

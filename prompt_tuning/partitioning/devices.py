@@ -60,14 +60,17 @@ class Partitioning:
         """How many devices hold one copy of the model."""
         return math.prod(self.model_parallel_submesh or (self.num_partitions,))
 
-    def placement(self, devices: int | None = None) -> Placement:
-        """Returns the placement on all devices of all processes, or on the first few of them.
+    def placement(self, devices: int | Sequence[Any] | None = None) -> Placement:
+        """Returns the placement on all devices of all processes, or on some of them.
+
+        Args:
+            devices: how many, the first ones; or which, also those of a topology that is not here.
 
         Raises:
             DeviceError: there are fewer devices, they do not divide into copies of the model, or a
                 process would have none of them.
         """
-        chosen = _chosen(devices)
+        chosen = _chosen(devices) if isinstance(devices, int | None) else devices
         if len(chosen) % self.partitions:
             raise DeviceError(self._does_not_divide(chosen))
         if chosen[0].platform == "tpu" and self.model_parallel_submesh:

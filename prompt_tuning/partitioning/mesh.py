@@ -6,7 +6,7 @@ the axis `model`, and the devices exchange activations in every layer.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Num
 
 from prompt_tuning.batch import PAD, Batch
+from prompt_tuning.layout import Layout
 from prompt_tuning.partitioning.rules import BATCH, DATA, Rules, check_sizes, partition_spec
 
 Tree = TypeVar("Tree")
@@ -109,13 +110,12 @@ class Placement:
         return jax.tree_util.tree_map_with_path(put, slots)
 
     @property
-    def stream(self) -> Callable[[Float[Array, "B T D"]], Float[Array, "B T D"]] | None:
-        """What holds the activations between layers to the rules, or None if nothing is divided.
-
-        Without it the compiler may gather a batch where it should gather a divided kernel.
-        """
+    def layout(self) -> Layout:
+        """What a model on this mesh must know, for `T5.hold`."""
         divided = any(self._spec((name,)) for name, _ in self.rules if name != BATCH)
-        return self._hold if divided else None
+        return Layout(
+            stream=self._hold if divided else None, mesh=self.mesh if self.mesh.size > 1 else None
+        )
 
     def _hold(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         spec = self._spec((BATCH, "length", "embed"))

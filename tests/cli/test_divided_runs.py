@@ -116,7 +116,7 @@ def test_every_array_is_read_onto_the_devices_that_share_it(world, dims):
     _, digest = load_base(contents, None, "float32")
     placed = Partitioning(num_partitions=2, parameter_partitioning_dims=dims).placement()
     found, hashed = load_base(contents, None, "float32", placed)
-    assert found.encoder.stream == found.decoder.stream == placed.stream
+    assert found.encoder.stream == found.decoder.stream == placed.layout.stream
     state = nnx.state(found, BaseParam)
     arrays = parameters.named(state)
     assert hashed == digest == parameters.fingerprint(arrays)

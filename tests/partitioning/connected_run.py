@@ -40,7 +40,7 @@ def main(port, processes, index, partitions):
     here = Partitioning(num_partitions=partitions).placement()
     # The vocabulary, filled up to an even number.
     model = small_model(vocab_size=-(-ByteVocabulary().size // 2) * 2, dropout_rate=0.3)
-    model.hold(here.stream)
+    model.hold(here.layout)
     graph, prompt, frozen = split_model(model, PromptParam)
     optimizer = adafactor()
     prompt, opt_state, *_ = laid_out(start(prompt, optimizer, step=0), here)

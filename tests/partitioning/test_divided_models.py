@@ -68,7 +68,7 @@ class Run:
         self.placed, self.microbatches = placed, microbatches
         module = small_model(**SIZES)
         if hold:
-            module.hold(placed.stream)
+            module.hold(placed.layout)
         self.graph, chosen, frozen = split_model(module, trainable)
         # At 0.3 this tiny model is chaotic: the differences of rounding grow tenfold in 5 steps,
         # between 1 and 8 devices as between any two. At 0.03 they stay what they are.
@@ -263,7 +263,7 @@ def test_xxl_compiles_for_its_part_of_the_base_and_exchanges_no_kernels():
     config = t5_config("t5_1_1_xxl", param_dtype="bfloat16", remat="full")
     prompt = functools.partial(Prompt, length=100, init=uniform())
     model = nnx.eval_shape(lambda: T5(config, prompt=prompt, rngs=nnx.Rngs(0)))
-    model.hold(placed.stream)
+    model.hold(placed.layout)
     graph, chosen, frozen = split_model(model, PromptParam)
     state = jax.eval_shape(lambda chosen: start(chosen, adafactor(), step=0), chosen)
     shardings = placed.shardings(frozen)
@@ -283,7 +283,7 @@ def test_xxl_compiles_for_its_part_of_the_base_and_exchanges_no_kernels():
 
 def test_over_a_whole_base_there_is_nothing_to_hold():
     for mesh in MESHES:
-        assert (placed_on(mesh).stream is None) == (mesh == "data 8")
+        assert (placed_on(mesh).layout.stream is None) == (mesh == "data 8")
 
 
 @pytest.mark.parametrize("hold", [True, False])
