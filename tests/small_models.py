@@ -13,6 +13,7 @@ from flax import nnx
 from prompt_tuning.batch import PAD, Batch
 from prompt_tuning.model import T5, T5Config
 from prompt_tuning.model.parameters import named
+from prompt_tuning.model.quantization import quantize
 from prompt_tuning.prompts import KeyValuePrefix, Prompt, Scale, Suffix, uniform
 from tests.reference_models import QUICKLY, filled
 
@@ -28,6 +29,7 @@ T5_1_1 = T5Config(
     relative_buckets=8,
     relative_max_distance=16,
     dtype="float32",
+    unroll=False,
 )
 T5_1_0 = dataclasses.replace(T5_1_1, mlp_activations=("relu",), tied_logits=True)
 
@@ -47,6 +49,10 @@ MODELS = {
         {"prefix": functools.partial(KeyValuePrefix, length=3, init=uniform())},
     ),
     "T5 1.1 with scales": (T5_1_1, {"scales": Scale}),
+    "T5 1.1 in int8 with a prompt": (
+        dataclasses.replace(T5_1_1, quantization="int8"),
+        {"prompt": functools.partial(Prompt, length=3, init=uniform())},
+    ),
 }
 
 
@@ -61,9 +67,21 @@ def small_model(name="T5 1.1 with a prompt", *, kind=T5, **changes):
     """Makes a model of the table with random weights, all large enough to be seen."""
     config, methods = MODELS[name]
     config = dataclasses.replace(config, **changes)
-    shapes = named(nnx.state(nnx.eval_shape(lambda: T5(config, **methods, rngs=nnx.Rngs(0)))))
+    plain = dataclasses.replace(config, quantization=None, quantization_group=None)
+    shapes = named(nnx.state(nnx.eval_shape(lambda: T5(plain, **methods, rngs=nnx.Rngs(0)))))
     arrays = {name: _drawn(name, leaf) for name, leaf in shapes.items()}
+    if config.quantized:
+        arrays = quantized(arrays, config.quantized)
     return filled(config, arrays, kind=kind, **methods)
+
+
+def quantized(arrays, how):
+    """Returns the arrays of a model with the kernels of its layers as integers and scales."""
+    found = dict(arrays)
+    for name, array in arrays.items():
+        if "/layers/" in name and name.endswith("kernel"):
+            found[name], found[f"{name}_scale"] = quantize(array, how)
+    return found
 
 
 def _drawn(name, leaf):

@@ -1,7 +1,9 @@
 """A base model out of a checkpoint of any format, one array at a time.
 
 Peak host memory is that of the model's own arrays plus about one stored array: each is read, cast,
-placed on the devices that hold a part of it, and forgotten.
+placed on the devices that hold a part of it, and forgotten. Kernels that are to be quantized are
+placed in float32, layer by layer, and turned into integers there: the largest weight of an output
+may lie on another device, or in another process.
 """
 
 import dataclasses
@@ -21,6 +23,8 @@ from prompt_tuning.checkpoints.contents import Contents
 from prompt_tuning.errors import CheckpointError, nearest
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
 from prompt_tuning.model.config import sizes_like
+from prompt_tuning.model.parameters import SCALE
+from prompt_tuning.model.quantization import Quantization, quantize
 from prompt_tuning.training.state import RunState
 
 # Fields of T5Config that the shapes of a checkpoint decide.
@@ -92,12 +96,19 @@ def fill(
     graph, base, rest = nnx.split(model, BaseParam, ...)
     # One of this process: the first of all devices is another process's for most.
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    filled = []
-    for path, leaf in nnx.to_flat_state(base):
-        name = "/".join(map(str, path))
-        sharding = (shardings or {}).get(name, here)
-        array = _load(name, leaf, contents.tensors, sharding, digest)
-        filled.append((path, leaf.replace(array)))
+    leaves = parameters.named(base)
+    places = {name: (shardings or {}).get(name, here) for name in leaves}
+    arrays: dict[str, jax.Array] = {}
+    for name in leaves:
+        if name.endswith(SCALE):
+            continue
+        both = {one: leaves[one] for one in (name, name + SCALE) if one in leaves}
+        how = model.config.quantized if len(both) > 1 else None
+        arrays |= _load(name, both, contents.tensors, places, how, digest)
+    filled = [
+        (path, leaf.replace(arrays["/".join(map(str, path))]))
+        for path, leaf in nnx.to_flat_state(base)
+    ]
     return nnx.merge(graph, nnx.from_flat_state(filled), rest)
 
 
@@ -171,22 +182,31 @@ def load_embeddings(path: epath.PathLike) -> np.ndarray:
 
 def _load(
     name: str,
-    leaf: Any,
+    leaves: Mapping[str, Any],
     tensors: Mapping[str, Stored],
-    sharding: jax.sharding.Sharding,
+    places: Mapping[str, jax.sharding.Sharding],
+    how: Quantization | None,
     digest: parameters.Fingerprint | None,
-) -> jax.Array:
+) -> dict[str, jax.Array]:
+    """Returns a parameter, and the scale of it if it is quantized, both by name."""
     stack, stacked, rest = name.partition("/layers/")
+    dtype = leaves[name].dtype if how is None else np.dtype(np.float32)
+    # Filled on the devices wherever it is to lie: programs write to no other memory.
+    near = {one: _near(places[one]) for one in leaves}
     if not stacked:
-        return _place(name, tensors[name], leaf.dtype, sharding, digest)
+        array = _place(name, tensors[name], dtype, near[name], digest)
+        return {name: _moved(array, places[name])}
     # Filled layer by layer: every update gives its memory to the next.
-    array = _zeros(leaf.shape, leaf.dtype, sharding)
-    for i in range(leaf.shape[0]):
+    arrays = {one: _zeros(leaf.shape, leaf.dtype, near[one]) for one, leaf in leaves.items()}
+    of_layer = {one: _of_layer(sharding) for one, sharding in near.items()}
+    for i in range(leaves[name].shape[0]):
         one = f"{stack}/layers_{i}/{rest}"
-        layer = _place(one, tensors[one], leaf.dtype, _of_layer(sharding), digest)
+        layer = _place(one, tensors[one], dtype, of_layer[name], digest)
+        parts = (layer,) if how is None else _quantizer(how, tuple(of_layer.values()))(layer)
         # Waits, so that no more than one layer is in memory besides the stack.
-        array = jax.block_until_ready(_set_layer(array, layer, i))
-    return array
+        for part, (to, array) in zip(parts, arrays.items(), strict=True):
+            arrays[to] = jax.block_until_ready(_set_layer(array, part, i))
+    return {one: _moved(array, places[one]) for one, array in arrays.items()}
 
 
 def _place(
@@ -216,6 +236,12 @@ def _place(
 
     array = jax.make_array_from_callback(stored.shape, sharding, part)
     return jax.block_until_ready(array)
+
+
+@functools.cache
+def _quantizer(how: Quantization, places: tuple[jax.sharding.Sharding, ...]) -> Callable:
+    """Compiled once for all kernels that lie alike."""
+    return jax.jit(functools.partial(quantize, how=how), out_shardings=places)
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any, sharding: jax.sharding.Sharding) -> jax.Array:
@@ -274,3 +300,15 @@ def _of_layer(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
         spec = jax.sharding.PartitionSpec(*sharding.spec[1:])
         return jax.sharding.NamedSharding(sharding.mesh, spec)
     return sharding
+
+
+def _near(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """Returns the same parts in the devices' own memory."""
+    return sharding.with_memory_kind(jax.local_devices()[0].default_memory().kind)
+
+
+def _moved(array: jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Returns an array in the memory that its sharding names."""
+    if array.sharding.memory_kind == sharding.memory_kind:
+        return array
+    return jax.block_until_ready(jax.device_put(array, sharding))

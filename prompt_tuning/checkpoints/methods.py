@@ -46,7 +46,9 @@ def attach(model: T5, file: PromptFile, *, combine: Combine | None = None) -> T5
     arrays = fitted(file, model.config).arrays
     graph, method, _ = nnx.split(_model_with(file, model.config, combine), PromptParam, ...)
     _, base, _ = nnx.split(model, BaseParam, ...)
-    return nnx.merge(graph, parameters.replaced(method, arrays), base)
+    whole = nnx.merge(graph, parameters.replaced(method, arrays), base)
+    whole.hold(model.layout)
+    return whole
 
 
 def attach_bank(
@@ -77,6 +79,7 @@ def attach_bank(
     graph, _ = nnx.split(nnx.eval_shape(lambda: T5(model.config, rngs=nnx.Rngs(0))))
     _, base, _ = nnx.split(model, BaseParam, ...)
     bare = nnx.merge(graph, base)
+    bare.hold(model.layout)
     bare.encoder.prompt = PromptBank([file.vectors for file in files], combine=where)
     return bare
 

@@ -1,6 +1,7 @@
 """The base model that a command names, checked before anything expensive."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flax import nnx
 
@@ -24,7 +25,7 @@ def open_base(path: str, setting: str) -> Contents:
 def load_base(
     contents: Contents,
     model: Callable[..., T5] | None,
-    dtype: str,
+    settings: Mapping[str, Any],
     placed: Placement | None = None,
 ) -> tuple[T5, str]:
     """Returns the model in a checkpoint and the hash of its parameters as they are stored.
@@ -32,7 +33,8 @@ def load_base(
     Args:
         contents: of the checkpoint.
         model: makes the model; None for the architecture of the checkpoint.
-        dtype: of activations, if the architecture is the checkpoint's.
+        settings: fields of T5Config that no checkpoint decides, if the architecture is the
+            checkpoint's.
         placed: where the parameters go; None for the default device.
 
     Raises:
@@ -40,7 +42,7 @@ def load_base(
         DeviceError: the model does not divide among the devices.
     """
     if model is None:
-        shapes = base_model.shapes(contents, dtype=dtype)
+        shapes = base_model.shapes(contents, **settings)
     else:
         shapes = nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0)))
     digest = parameters.Fingerprint()

@@ -55,6 +55,9 @@ def evaluate(
     ensemble: Combination | None = None,
     model: Callable[..., T5] | None = None,
     activation_dtype: str = "bfloat16",
+    param_dtype: str = "float32",
+    quantization: str | None = None,
+    quantization_group: int | None = None,
     vocabulary: Vocabulary | None = None,
     monitor: Monitor | None = None,
     devices: int | None = None,
@@ -75,6 +78,9 @@ def evaluate(
             metrics are measured then: a loss has no one answer.
         model: makes the model; None takes the architecture of the checkpoint (MODEL).
         activation_dtype: of activations, if the architecture is the checkpoint's.
+        param_dtype: of parameters, likewise.
+        quantization: how the layers' projections are stored, likewise; see `T5Config`.
+        quantization_group: inputs that share a scale, likewise.
         vocabulary: what the data was tokenised with.
         monitor: which metric says what is best.
         devices: how many to use; None for all.
@@ -103,7 +109,12 @@ def evaluate(
         prompt=prompt,
         which=checkpoints,
         model=model,
-        dtype=activation_dtype,
+        settings={
+            "dtype": activation_dtype,
+            "param_dtype": param_dtype,
+            "quantization": quantization,
+            "quantization_group": quantization_group,
+        },
         vocabulary=vocabulary,
         placed=placed,
     )

@@ -59,6 +59,9 @@ def infer(
     ensemble: Combination | None = None,
     model: Callable[..., T5] | None = None,
     activation_dtype: str = "bfloat16",
+    param_dtype: str = "float32",
+    quantization: str | None = None,
+    quantization_group: int | None = None,
     vocabulary: Vocabulary | None = None,
     checkpoint_period: int = 100,
     shard_id: int = 0,
@@ -88,6 +91,9 @@ def infer(
         ensemble: how several prompts agree; None lets them vote (ENSEMBLE).
         model: makes the model; None takes the architecture of the checkpoint (MODEL).
         activation_dtype: of activations, if the architecture is the checkpoint's.
+        param_dtype: of parameters, likewise.
+        quantization: how the layers' projections are stored, likewise; see `T5Config`.
+        quantization_group: inputs that share a scale, likewise.
         vocabulary: what the data was tokenised with.
         checkpoint_period: batches between two writes; a killed process loses no more.
         shard_id: which shard of the split this process answers, from 0.
@@ -120,7 +126,12 @@ def infer(
         prompt=prompt,
         which=checkpoints,
         model=model,
-        dtype=activation_dtype,
+        settings={
+            "dtype": activation_dtype,
+            "param_dtype": param_dtype,
+            "quantization": quantization,
+            "quantization_group": quantization_group,
+        },
         vocabulary=vocabulary,
         placed=placed,
     )

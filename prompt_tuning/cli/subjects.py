@@ -63,7 +63,7 @@ def subjects(
     prompt: str | Sequence[str] | None = None,
     which: Which = "latest",
     model: Callable[..., T5] | None = None,
-    dtype: str = "bfloat16",
+    settings: Mapping[str, Any] | None = None,
     vocabulary: Vocabulary | None = None,
     placed: Placement | None = None,
 ) -> Iterator[Subject]:
@@ -74,7 +74,8 @@ def subjects(
         prompt: what was learned over it, see above (PROMPT_FILE).
         which: see above (CHECKPOINTS).
         model: makes the model; None for the architecture of the checkpoint (MODEL).
-        dtype: of activations, if the architecture is the checkpoint's (ACTIVATION_DTYPE).
+        settings: fields of T5Config that no checkpoint decides, such as `dtype`, if the
+            architecture is the checkpoint's.
         vocabulary: of the data, to check that the model has a row for every id.
         placed: where the models go; None for the default device.
 
@@ -85,7 +86,7 @@ def subjects(
     _check_choice(which, several=not isinstance(prompt, str | None))
 
     def loaded(contents: Contents) -> tuple[T5, str]:
-        module, digest = load_base(contents, model, dtype, placed)
+        module, digest = load_base(contents, model, settings or {}, placed)
         if vocabulary is not None:
             check_vocabulary(vocabulary, module.config)
         return module, digest

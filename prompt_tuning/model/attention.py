@@ -1,5 +1,7 @@
 """Multi-head attention as in T5: unscaled scores, additive biases, no bias vectors."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -27,6 +29,10 @@ class HeadsFirst(NamedTuple):
     values: Float[Array, "*L B N H S"]
 
 
+# From queries `[B T N H]`, and keys and values.
+Attend = Callable[[Float[Array, "B T N H"], KeysValues | HeadsFirst], Float[Array, "B T N H"]]
+
+
 class Attention(nnx.Module):
     """Attention of queries `[B T D]` over keys and values made from any `[B S D]`.
 
@@ -41,12 +47,14 @@ class Attention(nnx.Module):
         normal = initializers.variance_scaling(1.0, "fan_in", "normal")
         inner = config.num_heads * config.head_dim
         shape, axes = (config.embed_dim, inner), ("embed", "joined_kv")
-        dtype = config.param_dtype
-        self.query = Projection(shape, axes, narrow, param_dtype=dtype, rngs=rngs)
-        self.key = Projection(shape, axes, normal, param_dtype=dtype, rngs=rngs)
-        self.value = Projection(shape, axes, normal, param_dtype=dtype, rngs=rngs)
+        make = functools.partial(
+            Projection, param_dtype=config.param_dtype, quantization=config.quantized, rngs=rngs
+        )
+        self.query = make(shape, axes, narrow)
+        self.key = make(shape, axes, normal)
+        self.value = make(shape, axes, normal)
         back, back_axes = (inner, config.embed_dim), ("joined_kv", "embed")
-        self.out = Projection(back, back_axes, normal, param_dtype=dtype, rngs=rngs)
+        self.out = make(back, back_axes, normal)
         self.k_conv: nnx.Module | None = nnx.data(None)
         self.v_conv: nnx.Module | None = nnx.data(None)
         self.heads = (config.num_heads, config.head_dim)
@@ -66,25 +74,49 @@ class Attention(nnx.Module):
         self,
         x: Float[Array, "B T D"],
         keys_values: KeysValues | HeadsFirst,
-        *biases: Float[Array, "..."],
+        attend: Attend,
+        *,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "B T D"]:
-        """Attends; `biases` broadcast to `[B N T S]` and are added to the float32 scores."""
+        """Attends in the given way, see `plain` and `fused_attention`."""
         keys, values = keys_values
-        layout = "BNHS" if isinstance(keys_values, HeadsFirst) else "BSNH"
         queries = self._split(keep(self.query(x), "query"))
-        scores = jnp.einsum(
-            f"BTNH,{layout}->BNTS", queries, keys, preferred_element_type=jnp.float32
-        )
-        for bias in biases:
-            scores = scores + bias
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        weights = dropout(weights, self.dropout_rate, key, shared_axis=2)
-        attended = jnp.einsum(f"BNTS,{layout}->BTNH", weights, values)
+        if key is not None and self.dropout_rate > 0.0:
+            # Weights are dropped alike for every query, so it is their values that are dropped.
+            moved = jnp.moveaxis(values, 1, -1)
+            moved = dropout(moved, self.dropout_rate, key, shared_axis=2)
+            keys_values = keys, jnp.moveaxis(moved, -1, 1)
+        attended = attend(queries, keys_values)
         return keep(self.out(attended.reshape(*x.shape[:2], -1)), "attention_out")
 
     def _split(self, x: Float[Array, "B T I"]) -> Float[Array, "B T N H"]:
         return x.reshape(*x.shape[:2], *self.heads)
+
+
+def plain(*biases: Float[Array, "..."]) -> Attend:
+    """Returns the attention with these biases, which broadcast to `[B N T S]`."""
+
+    def attend(
+        queries: Float[Array, "B T N H"], keys_values: KeysValues | HeadsFirst
+    ) -> Float[Array, "B T N H"]:
+        return attend_plainly(queries, keys_values, *biases)
+
+    return attend
+
+
+def attend_plainly(
+    queries: Float[Array, "B T N H"],
+    keys_values: KeysValues | HeadsFirst,
+    *biases: Float[Array, "..."],
+) -> Float[Array, "B T N H"]:
+    """Attends by a softmax of the float32 scores, to which the biases are added."""
+    keys, values = keys_values
+    layout = "BNHS" if isinstance(keys_values, HeadsFirst) else "BSNH"
+    scores = jnp.einsum(f"BTNH,{layout}->BNTS", queries, keys, preferred_element_type=jnp.float32)
+    for bias in biases:
+        scores = scores + bias
+    weights = jax.nn.softmax(scores, axis=-1).astype(queries.dtype)
+    return jnp.einsum(f"BNTS,{layout}->BTNH", weights, values)
 
 
 def heads_first(keys_values: KeysValues) -> HeadsFirst:

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from prompt_tuning.model.attention import Attention, HeadsFirst, KeysValues, Past
+from prompt_tuning.model.attention import Attend, Attention, HeadsFirst, KeysValues, Past
 from prompt_tuning.model.config import T5Config
 from prompt_tuning.model.layers import MLP, BaseParam, RMSNorm, dropout
 from prompt_tuning.model.remat import rematerialised
@@ -27,12 +27,13 @@ class EncoderBlock(nnx.Module):
         self,
         x: Float[Array, "B S D"],
         real: Bool[Array, "B S"],
-        *biases: Float[Array, "..."],
+        attend: Attend,
+        *,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "B S D"]:
         keys = split(key, 4)
         normed = zero_padding(self.pre_attention_layer_norm(x), real)
-        attended = self.attention(normed, self.attention.keys_values(normed), *biases, key=keys[0])
+        attended = self.attention(normed, self.attention.keys_values(normed), attend, key=keys[0])
         x = x + dropout(attended, self.dropout_rate, keys[1], shared_axis=1)
         normed = zero_padding(self.pre_mlp_layer_norm(x), real)
         return x + dropout(self.mlp(normed, key=keys[2]), self.dropout_rate, keys[3], shared_axis=1)
@@ -56,8 +57,8 @@ class DecoderBlock(nnx.Module):
         real: Bool[Array, "R U"],
         remember: Callable[[KeysValues], Past],
         cross: KeysValues | HeadsFirst,
-        self_biases: tuple[Float[Array, "..."], ...],
-        cross_bias: Float[Array, "..."],
+        attend: Attend,
+        attend_across: Attend,
         *,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "R U D"], Past]:
@@ -70,12 +71,12 @@ class DecoderBlock(nnx.Module):
         keys = split(key, 6)
         normed = zero_padding(self.pre_self_attention_layer_norm(x), real)
         seen = remember(self.self_attention.keys_values(normed))
-        attended = self.self_attention(normed, seen, *self_biases, key=keys[0])
+        attended = self.self_attention(normed, seen, attend, key=keys[0])
         x = x + dropout(attended, self.dropout_rate, keys[1], shared_axis=1)
         normed = zero_padding(self.pre_cross_attention_layer_norm(x), real)
         # Rows that share an input are queries of one row, so that its keys are there only once.
         queries = normed.reshape(cross[0].shape[0], -1, normed.shape[-1])
-        attended = self.encoder_decoder_attention(queries, cross, cross_bias, key=keys[2])
+        attended = self.encoder_decoder_attention(queries, cross, attend_across, key=keys[2])
         attended = attended.reshape(normed.shape)
         x = x + dropout(attended, self.dropout_rate, keys[3], shared_axis=1)
         normed = zero_padding(self.pre_mlp_layer_norm(x), real)
@@ -143,14 +144,30 @@ def scan_layers(
     remat: str,
     unroll: bool,
 ) -> tuple[Any, Any]:
-    """Runs `body(block, carry, x) -> (carry, y)` over stacked blocks, compiled once for all."""
+    """Runs `body(block, carry, x) -> (carry, y)` over stacked blocks, compiled once for all.
+
+    Parameters in the host's memory are fetched when the turn of their layer comes, in the backward
+    pass once more.
+    """
     graph, parameters = nnx.split(layers)
+
+    if any(map(_on_host, jax.tree.leaves(parameters))) and remat == "none":
+        # Or the backward pass would keep every layer that was fetched.
+        remat = "minimal"
 
     def step(carry, scanned):
         parameters, x = scanned
-        return body(nnx.merge(graph, parameters), carry, x)
+        return body(nnx.merge(graph, jax.tree.map(_fetched, parameters)), carry, x)
 
     return jax.lax.scan(rematerialised(step, remat), carry, (parameters, xs), unroll=unroll)
+
+
+def _on_host(array: Any) -> bool:
+    return jax.typeof(array).memory_space == jax.memory.Space.Host
+
+
+def _fetched(array: Any) -> Any:
+    return jax.device_put(array, jax.memory.Space.Device) if _on_host(array) else array
 
 
 def _norm(config: T5Config) -> RMSNorm:
@@ -164,5 +181,6 @@ def _mlp(config: T5Config, rngs: nnx.Rngs) -> MLP:
         config.mlp_activations,
         dropout_rate=config.dropout_rate,
         param_dtype=config.param_dtype,
+        quantization=config.quantized,
         rngs=rngs,
     )

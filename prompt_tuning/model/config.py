@@ -1,12 +1,17 @@
 """The shape of a T5: one frozen configuration and the table of named sizes."""
 
 import dataclasses
+import math
 
 from prompt_tuning.errors import ConfigError, nearest
 from prompt_tuning.model.layers import ACTIVATIONS
+from prompt_tuning.model.quantization import Quantization
 from prompt_tuning.model.remat import remat_policy
 
 DTYPES = ("float32", "bfloat16")
+ATTENTIONS = ("auto", "plain", "fused")
+# Those of small and base: about as long to compile layer by layer as in a loop.
+UNROLLED_LAYERS = 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,9 +36,15 @@ class T5Config:
         dropout_rate: of every dropout site; active only when the model is given a key.
         dtype: of activations. Norms, softmax, logits and loss are float32 whatever it is.
         param_dtype: in which the base parameters are stored.
+        quantization: 'int8' or 'int4' to store the projections inside the layers as integers, see
+            `model.quantization`; for a base that is frozen. None stores them in `param_dtype`.
+        quantization_group: inputs that share a scale; None for one scale for each output.
+        attention: 'plain'; 'fused', a kernel that never writes the scores to memory, see
+            `model.fused_attention`; 'auto' for the fused one on a TPU and for shapes that suit it.
         remat: name of the rematerialisation policy, see `model.remat`.
-        unroll: compile every layer on its own instead of one loop over all: compilation grows
-            with the number of layers, the step may be a little faster.
+        unroll: compile every layer on its own (True) or one loop over all (False), whose
+            compilation does not grow with the number of layers. None unrolls short stacks on a CPU,
+            see `unrolled`.
     """
 
     vocab_size: int
@@ -50,8 +61,11 @@ class T5Config:
     dropout_rate: float = 0.0
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
+    quantization: str | None = None
+    quantization_group: int | None = None
+    attention: str = "auto"
     remat: str = "none"
-    unroll: bool = False
+    unroll: bool | None = None
 
     def __post_init__(self):
         for field in ("dtype", "param_dtype"):
@@ -66,7 +80,52 @@ class T5Config:
             raise ConfigError(
                 f"T5Config(dropout_rate={self.dropout_rate}): expected a rate in [0, 1)."
             )
+        if self.attention not in ATTENTIONS:
+            raise ConfigError(
+                f"T5Config(attention={self.attention!r}): expected one of {', '.join(ATTENTIONS)}."
+                f"{nearest(str(self.attention), ATTENTIONS)}"
+            )
         remat_policy(self.remat)
+        self._check_quantization()
+
+    def unrolled(self, layers: int, platform: str) -> bool:
+        """Whether a stack of so many layers is compiled layer by layer.
+
+        On a CPU the loop costs a part of every step, as it takes each layer's kernels out of the
+        stack. But it keeps layers apart: unrolled, nothing would be computed again as `remat` says.
+        """
+        if self.unroll is not None:
+            return self.unroll
+        return platform == "cpu" and self.remat == "none" and layers <= UNROLLED_LAYERS
+
+    @property
+    def quantized(self) -> Quantization | None:
+        """How the projections inside the layers are stored; None in `param_dtype`."""
+        if self.quantization is None:
+            return None
+        return Quantization(dtype=self.quantization, group=self.quantization_group)
+
+    def _check_quantization(self) -> None:
+        group = self.quantization_group
+        if self.quantized is None and group is not None:
+            raise ConfigError(
+                f"T5Config(quantization_group={group}) without quantization: set QUANTIZATION to "
+                "'int8' or 'int4', or leave QUANTIZATION_GROUP None."
+            )
+        inputs = {
+            "embed_dim": self.embed_dim,
+            "mlp_dim": self.mlp_dim,
+            "num_heads * head_dim": self.num_heads * self.head_dim,
+        }
+        for name, size in inputs.items():
+            if group and size % group:
+                common = math.gcd(*inputs.values())
+                possible = ", ".join(str(n) for n in range(2, common + 1) if common % n == 0)
+                raise ConfigError(
+                    f"T5Config(quantization_group={group}) does not divide {name} = {size}. Set "
+                    f"QUANTIZATION_GROUP to one of {possible}, which divide all inputs of this "
+                    "model's projections, or to None for one scale for each output."
+                )
 
 
 def _check_dtype(field: str, dtype: str) -> None:

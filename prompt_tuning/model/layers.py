@@ -10,6 +10,7 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from prompt_tuning.model.quantization import Quantization, quantize, quantized_matmul
 from prompt_tuning.model.remat import keep
 
 NORM_EPSILON = 1e-6
@@ -34,7 +35,7 @@ class BaseParam(nnx.Variable):
 
 
 class Projection(nnx.Module):
-    """A linear map without bias."""
+    """A linear map without bias; quantized, its kernel is of integers and has a scale."""
 
     def __init__(
         self,
@@ -43,12 +44,21 @@ class Projection(nnx.Module):
         init: initializers.Initializer,
         *,
         param_dtype: str,
+        quantization: Quantization | None = None,
         rngs: nnx.Rngs,
     ):
-        self.kernel = BaseParam(init(rngs.params(), shape, jnp.dtype(param_dtype)), axes=axes)
+        kernel = init(rngs.params(), shape, jnp.dtype(param_dtype))
+        self.kernel_scale: BaseParam | None = nnx.data(None)
+        if quantization is not None:
+            kernel, scale = quantize(kernel, quantization)
+            # A scale lies where its outputs lie, and those of groups where their inputs lie.
+            self.kernel_scale = BaseParam(scale, axes=axes[-scale.ndim :])
+        self.kernel = BaseParam(kernel, axes=axes)
 
     def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
-        return jnp.einsum("BTI,IO->BTO", x, self.kernel[...].astype(x.dtype))
+        if self.kernel_scale is None:
+            return jnp.einsum("BTI,IO->BTO", x, self.kernel[...].astype(x.dtype))
+        return quantized_matmul(x, self.kernel[...], self.kernel_scale[...])
 
 
 class RMSNorm(nnx.Module):
@@ -78,9 +88,13 @@ class MLP(nnx.Module):
         *,
         dropout_rate: float,
         param_dtype: str,
+        quantization: Quantization | None = None,
         rngs: nnx.Rngs,
     ):
         init = initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+        make = functools.partial(
+            Projection, init=init, param_dtype=param_dtype, quantization=quantization, rngs=rngs
+        )
         gated = len(activations) > 1
         self.inputs = tuple(f"wi_{i}" if gated else "wi" for i in range(len(activations)))
         self.activations = activations
@@ -88,11 +102,8 @@ class MLP(nnx.Module):
         self.mlp_dim = mlp_dim
         self.dropout_rate = dropout_rate
         for name in self.inputs:
-            shape, axes = (embed_dim, mlp_dim), ("embed", "mlp")
-            setattr(self, name, Projection(shape, axes, init, param_dtype=param_dtype, rngs=rngs))
-        self.wo = Projection(
-            (mlp_dim, embed_dim), ("mlp", "embed"), init, param_dtype=param_dtype, rngs=rngs
-        )
+            setattr(self, name, make((embed_dim, mlp_dim), ("embed", "mlp")))
+        self.wo = make((mlp_dim, embed_dim), ("mlp", "embed"))
 
     def __call__(
         self, x: Float[Array, "B T D"], *, key: PRNGKeyArray | None

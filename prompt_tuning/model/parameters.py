@@ -10,6 +10,9 @@ from flax import nnx
 
 from prompt_tuning.errors import CheckpointError, nearest
 
+# Behind the name of a quantized kernel: its scale.
+SCALE = "_scale"
+
 
 def named(state: nnx.State) -> dict[str, Any]:
     """Returns the leaves of a split state by path, as in `encoder/layers/mlp/wo/kernel`.
@@ -115,8 +118,19 @@ def fingerprint(arrays: Mapping[str, jax.Array | np.ndarray]) -> str:
 
 
 def count(state: nnx.State) -> int:
-    """Returns the number of scalars."""
-    return sum(array.size for array in named(state).values())
+    """Returns the number of scalars, the scales of quantized kernels not counted."""
+    return sum(array.size for name, array in named(state).items() if not name.endswith(SCALE))
+
+
+def nbytes(state: nnx.State) -> int:
+    """Returns the number of bytes of all arrays, two int4 in each."""
+    return sum(array.size * _bits(array.dtype) for array in named(state).values()) // 8
+
+
+def _bits(dtype: Any) -> int:
+    # NumPy, which has no such type, says that an int4 has a byte.
+    integer = jax.numpy.issubdtype(dtype, jax.numpy.integer)
+    return jax.numpy.iinfo(dtype).bits if integer else np.dtype(dtype).itemsize * 8
 
 
 def table(state: nnx.State) -> str:

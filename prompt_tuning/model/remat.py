@@ -14,7 +14,7 @@ from prompt_tuning.errors import ConfigError, nearest
 # The outputs that `projections` keeps; blocks mark them with `keep`.
 PROJECTIONS = ("query", "key", "value", "attention_out", "wi")
 
-_POLICIES: dict[str, Callable | None] = {
+POLICIES: dict[str, Callable | None] = {
     "none": None,
     "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "projections": jax.checkpoint_policies.save_only_these_names(*PROJECTIONS),
@@ -37,12 +37,12 @@ def remat_policy(name: str) -> Callable | None:
     Raises:
         ConfigError: an unknown name.
     """
-    if name not in _POLICIES:
+    if name not in POLICIES:
         raise ConfigError(
             f"T5Config(remat={name!r}): unknown rematerialisation policy, known are "
-            f"{', '.join(_POLICIES)}.{nearest(str(name), _POLICIES)}"
+            f"{', '.join(POLICIES)}.{nearest(str(name), POLICIES)}"
         )
-    return _POLICIES[name]
+    return POLICIES[name]
 
 
 def rematerialised(function: Callable, name: str) -> Callable:

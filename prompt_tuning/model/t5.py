@@ -10,8 +10,8 @@ from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from prompt_tuning.batch import PAD, Batch, shift_right
-from prompt_tuning.layout import Layout, Stream
-from prompt_tuning.model.attention import KeysValues, Past, in_front
+from prompt_tuning.layout import Layout
+from prompt_tuning.model.attention import KeysValues, Past, in_front, plain
 from prompt_tuning.model.blocks import (
     DecoderBlock,
     EncoderBlock,
@@ -22,6 +22,7 @@ from prompt_tuning.model.blocks import (
     zero_padding,
 )
 from prompt_tuning.model.config import T5Config
+from prompt_tuning.model.fused_attention import attention_over
 from prompt_tuning.model.layers import (
     MASKED,
     BaseParam,
@@ -108,7 +109,12 @@ class T5(nnx.Module):
 
     def hold(self, layout: Layout) -> None:
         """Runs on the devices of a mesh from now on, see `Placement.layout`."""
-        self.encoder.stream = self.decoder.stream = layout.stream or _anywhere
+        self.encoder.layout = self.decoder.layout = layout
+
+    @property
+    def layout(self) -> Layout:
+        """What `hold` was given last."""
+        return self.encoder.layout
 
     def cross_keys_values(self, encoded: Encoded) -> KeysValues:
         """Returns every decoder layer's keys and values over the input, `[L B S N H]` each."""
@@ -189,7 +195,7 @@ class Encoder(nnx.Module):
         )
         self.encoder_norm = RMSNorm(config.embed_dim, param_dtype=config.param_dtype)
         self.prompt: nnx.Module | None = nnx.data(None)
-        self.stream: Stream = _anywhere
+        self.layout = Layout()
 
     def __call__(
         self,
@@ -204,17 +210,18 @@ class Encoder(nnx.Module):
             embedded, real = self.prompt(embedded, tokens)
         keys = split(key, 3)
         # The original drops out after the prompt is in place, so prompts see dropout as well.
-        x = self.stream(dropout(embedded, config.dropout_rate, keys[0], shared_axis=1))
+        x = _held(self.layout, dropout(embedded, config.dropout_rate, keys[0], shared_axis=1))
         length = x.shape[1]
-        biases = (self.relpos_bias(length, length), mask_bias(real, real))
+        # What padding attends to is zeroed before anybody sees it.
+        relative = self.relpos_bias(length, length)
+        attend = attention_over(config, self.layout, queries=length, real=real, relative=relative)
 
         def body(block: EncoderBlock, x, key):
-            return self.stream(block(x, real, *biases, key=key)), None
+            return _held(self.layout, block(x, real, attend, key=key)), None
 
         layer_keys = _layer_keys(keys[1], config.encoder_layers)
-        x, _ = scan_layers(
-            body, self.layers, x, layer_keys, remat=config.remat, unroll=config.unroll
-        )
+        unroll = config.unrolled(config.encoder_layers, self.layout.platform)
+        x, _ = scan_layers(body, self.layers, x, layer_keys, remat=config.remat, unroll=unroll)
         x = dropout(self.encoder_norm(x), config.dropout_rate, keys[2], shared_axis=1)
         return Encoded(zero_padding(x, real), real)
 
@@ -236,7 +243,7 @@ class Decoder(nnx.Module):
                 shape, axes, init, param_dtype=config.param_dtype, rngs=rngs
             )
         self.prefix: nnx.Module | None = nnx.data(None)
-        self.stream: Stream = _anywhere
+        self.layout = Layout()
 
     def __call__(
         self,
@@ -250,18 +257,23 @@ class Decoder(nnx.Module):
     ) -> Float[Array, "B U D"]:
         config = self.config
         keys = split(key, 3)
-        x = self.stream(dropout(embedded, config.dropout_rate, keys[0], shared_axis=1))
+        x = _held(self.layout, dropout(embedded, config.dropout_rate, keys[0], shared_axis=1))
         spoken = visible = targets != PAD
         prefix, first, length = None, 0, x.shape[1]
         if self.prefix is not None:
             prefix = self.prefix()
             first = prefix[0].shape[1]
             visible = jnp.pad(spoken, ((0, 0), (first, 0)), constant_values=True)
-        self_biases = (
+        # Short, as answers are, and causal: not worth a kernel.
+        attend = plain(
             self.relpos_bias(length, first + length, first=first),
             mask_bias(spoken, visible, causal=True, first=first),
         )
-        cross_bias = mask_bias(spoken, encoded.real)
+        across = attention_over(
+            config, self.layout, queries=length, real=encoded.real, spoken=spoken
+        )
+        if cross is None and self.layout.cross_first:
+            cross = self.cross_keys_values(encoded.hidden)
         real = _decoder_positions(inputs)
 
         def body(block: DecoderBlock, x, scanned):
@@ -272,22 +284,34 @@ class Decoder(nnx.Module):
             def remember(own: KeysValues) -> Past:
                 return own if prefix is None else in_front(prefix, own)
 
-            x, _ = block(x, real, remember, cross, self_biases, cross_bias, key=key)
-            return self.stream(x), None
+            x, _ = block(x, real, remember, cross, attend, across, key=key)
+            return _held(self.layout, x), None
 
         scanned = (_layer_keys(keys[1], config.decoder_layers), cross, prefix)
-        x, _ = scan_layers(body, self.layers, x, scanned, remat=config.remat, unroll=config.unroll)
+        x, _ = scan_layers(body, self.layers, x, scanned, remat=config.remat, unroll=self._unrolled)
         x = dropout(self.decoder_norm(x), config.dropout_rate, keys[2], shared_axis=1)
         return zero_padding(x, real)
 
     def cross_keys_values(self, hidden: Float[Array, "B S D"]) -> KeysValues:
         """Returns the keys and values of all layers over the encoder's output."""
+        if self.layout.cross_first and not self.layout.fetch:
+            # As one product over all layers, whose gradient for `hidden` is one sum as well.
+            graph, parameters = nnx.split(self.layers)
+
+            def of_layer(parameters: nnx.State) -> KeysValues:
+                block: Any = nnx.merge(graph, parameters)
+                return block.encoder_decoder_attention.keys_values(hidden)
+
+            return jax.vmap(of_layer)(parameters)
 
         def body(block: DecoderBlock, carry, _):
             return carry, block.encoder_decoder_attention.keys_values(hidden)
 
-        unroll = self.config.unroll
-        return scan_layers(body, self.layers, (), None, remat="none", unroll=unroll)[1]
+        return scan_layers(body, self.layers, (), None, remat="none", unroll=self._unrolled)[1]
+
+    @property
+    def _unrolled(self) -> bool:
+        return self.config.unrolled(self.config.decoder_layers, self.layout.platform)
 
     def step(
         self,
@@ -308,7 +332,8 @@ class Decoder(nnx.Module):
         here = jnp.ones((batch, 1), bool)
         self_bias = jax.lax.dynamic_slice_in_dim(biases, length - 1 - position, length, axis=3)
         self_bias = self_bias + jnp.where(seen, 0.0, MASKED)[None, None, None]
-        cross_bias = mask_bias(jnp.ones((len(encoded_real), 1), bool), encoded_real)
+        attend = plain(self_bias)
+        across = plain(mask_bias(jnp.ones((len(encoded_real), 1), bool), encoded_real))
 
         def body(block: DecoderBlock, x, scanned):
             past, cross = scanned
@@ -316,8 +341,8 @@ class Decoder(nnx.Module):
             def remember(own: KeysValues) -> Past:
                 return _write(past[0], own[0], position), _write(past[1], own[1], position)
 
-            x, seen = block(x, here, remember, cross, (self_bias,), cross_bias, key=None)
-            return self.stream(x), seen
+            x, seen = block(x, here, remember, cross, attend, across, key=None)
+            return _held(self.layout, x), seen
 
         if blocks is None:
             x, past = scan_layers(
@@ -326,7 +351,7 @@ class Decoder(nnx.Module):
                 embedded,
                 (past, cross),
                 remat="none",
-                unroll=self.config.unroll,
+                unroll=self._unrolled,
             )
             return self.decoder_norm(x), past
         x, extended = embedded, []
@@ -336,8 +361,8 @@ class Decoder(nnx.Module):
         return self.decoder_norm(x), extended
 
 
-def _anywhere(x: jax.Array) -> jax.Array:
-    return x
+def _held(layout: Layout, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    return x if layout.stream is None else layout.stream(x)
 
 
 def _decoder_positions(inputs: Int[Array, "B U"]) -> Bool[Array, "B U"]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from prompt_tuning.errors import ConfigError
+from prompt_tuning.model import parameters
 from prompt_tuning.partitioning import Placement
 from prompt_tuning.training.optimizer import Optimizer
 
@@ -32,8 +33,9 @@ def split_model(
     and checkpoint all follow from this split.
 
     Raises:
-        ConfigError: the model has no variable of that type.
+        ConfigError: the model has no variable of that type, or they are integers.
     """
+    check_trainable(model, trainable)
     graph, chosen, frozen = nnx.split(model, trainable, ...)
     if not nnx.to_flat_state(chosen):
         raise ConfigError(
@@ -41,6 +43,16 @@ def split_model(
             "`prompt` (T5.prompt), or train BaseParam for model tuning."
         )
     return graph, chosen, frozen
+
+
+def check_trainable(model: nnx.Module, trainable: type[nnx.Variable]) -> None:
+    """Raises ConfigError if what is to be trained is quantized; shapes are enough."""
+    names = parameters.named(nnx.state(model, trainable))
+    if any(name.endswith(parameters.SCALE) for name in names):
+        raise ConfigError(
+            "The whole model is to be trained, but its kernels are quantized: integers have no "
+            "gradient. Set QUANTIZATION = None, or train a prompt (runs/prompt_finetune.gin)."
+        )
 
 
 def start(trainable: nnx.State, optimizer: Optimizer, *, step: int) -> RunState:

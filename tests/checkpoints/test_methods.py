@@ -14,6 +14,7 @@ from prompt_tuning.checkpoints.prompt_file import PromptFile
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import BaseParam
 from prompt_tuning.model.parameters import fingerprint, named
+from prompt_tuning.partitioning import Partitioning
 from prompt_tuning.prompts import PromptBank, PromptParam, Suffix, prefix
 from tests.reference_models import read
 from tests.small_models import BATCH, MODELS, T5_1_0, T5_1_1, compiled, small_model
@@ -39,10 +40,12 @@ def raises(message):
 def test_a_file_puts_its_method_on_a_model(name):
     expected = small_model(name)
     base = small_model("T5 1.1", **dataclasses.asdict(expected.config))
+    base.hold(Partitioning().placement(1).layout)
     combine = Suffix() if "suffix" in name else None
     options = {} if combine is None else {"combine": combine}
     found = attach(base, file_of(name), **options)
     assert fingerprint(learned(found)) == fingerprint(learned(expected))
+    assert found.layout == base.layout
     np.testing.assert_array_equal(
         compiled(found, "__call__", BATCH), compiled(expected, "__call__", BATCH)
     )

@@ -93,7 +93,7 @@ class Asked:
 
     def __init__(self, folder):
         path = str(folder / "prompt.safetensors")
-        [subject] = subjects(str(folder / "base"), prompt=path, dtype="float32")
+        [subject] = subjects(str(folder / "base"), prompt=path, settings={"dtype": "float32"})
         self._graph, self._learned, self._frozen = nnx.split(subject.model, PromptParam, ...)
         self._generate = functools.cache(functools.partial(make_generate, self._graph, length=8))
         self.films = films_of(folder / "validation.tsv")

@@ -154,7 +154,7 @@ def test_the_checkpoints_of_a_tuned_model_are_chosen(place, case):
 
 
 def test_the_model_may_be_configured(place):
-    [subject] = subjects(place.base, dtype="float32")
+    [subject] = subjects(place.base, settings={"dtype": "float32"})
     assert subject.model.config.dtype == "float32"
 
 

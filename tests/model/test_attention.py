@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from prompt_tuning.model import T5Config
-from prompt_tuning.model.attention import Attention, in_front
+from prompt_tuning.model.attention import Attention, in_front, plain
 from tests.reference_models import QUICKLY
 
 HEADS, SEEN = 2, 6
@@ -41,7 +41,7 @@ def weights(made, x, keys, *biases, key=None):
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY)
 def attend(graph, state, x, keys_values, biases, key):
-    return nnx.merge(graph, state)(x, keys_values, *biases, key=key)
+    return nnx.merge(graph, state)(x, keys_values, plain(*biases), key=key)
 
 
 @pytest.fixture

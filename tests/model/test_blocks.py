@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from prompt_tuning.model.attention import plain
 from prompt_tuning.model.blocks import scan_layers, zero_padding
 from prompt_tuning.model.parameters import axes, named, replaced
 from prompt_tuning.prompts import PromptParam
@@ -24,7 +26,7 @@ def test_a_stack_applies_its_layers_in_turn_each_with_its_own_key(key):
     keys = jax.random.split(key, LAYERS)
 
     def body(block, x, key):
-        return block(x, real, key=key), x
+        return block(x, real, plain(), key=key), x
 
     def scanned(parameters, x):
         layers = nnx.merge(graph, parameters)
@@ -54,6 +56,24 @@ def test_unrolling_concerns_all_layers_of_both_stacks(unroll, at_once):
     scans = [equation.params for equation in found if equation.primitive.name == "scan"]
     assert [scan["length"] for scan in scans] == [2, 3]
     assert [scan["unroll"] for scan in scans] == at_once
+
+
+@pytest.mark.parametrize(
+    ("unroll", "layers", "platform", "remat", "expected"),
+    [
+        (None, 12, "cpu", "none", True),
+        (None, 24, "cpu", "none", False),
+        (None, 12, "tpu", "none", False),
+        (None, 12, "cpu", "full", False),
+        (True, 24, "tpu", "full", True),
+        (False, 2, "cpu", "none", False),
+    ],
+)
+def test_short_stacks_on_a_cpu_are_unrolled_unless_said_otherwise(
+    unroll, layers, platform, remat, expected
+):
+    config = dataclasses.replace(T5_1_1, unroll=unroll, remat=remat)
+    assert config.unrolled(layers, platform) == expected
 
 
 def test_the_axis_of_layers_is_named_before_those_of_the_block():
@@ -95,15 +115,14 @@ def test_padding_is_zeroed_by_row():
 
 def encoder_block(model, x, key):
     block = first_layer(model.encoder.layers)
-    return block(x, jnp.ones(x.shape[:2], bool), key=key)
+    return block(x, jnp.ones(x.shape[:2], bool), plain(), key=key)
 
 
 def decoder_block(model, x, key):
     block = first_layer(model.decoder.layers)
     cross = block.encoder_decoder_attention.keys_values(x[:, ::-1])
-    bias = jnp.zeros((len(x), 1, x.shape[1], x.shape[1]))
     real = jnp.ones(x.shape[:2], bool)
-    return block(x, real, lambda own: own, cross, (), bias, key=key)[0]
+    return block(x, real, lambda own: own, cross, plain(), plain(), key=key)[0]
 
 
 def first_layer(layers):
