@@ -1,8 +1,9 @@
 """The mesh of all devices of all processes, and how a run's arrays lie on it.
 
-The rows of a batch are divided along the axis `data`. The base lies whole on every device, so that
-a step needs one exchange, the sum of the gradients, as large as the prompt; or it is divided along
-the axis `model`, and the devices exchange activations in every layer.
+The rows of a batch are divided along the axes `data` and `fsdp`. The base lies whole on every
+device, so that a step needs one exchange, the sum of the gradients, as large as the prompt; or it
+is divided along `model`, and the devices exchange activations in every layer; or its kernels are
+along `fsdp`, and the devices exchange the kernels of every layer.
 """
 
 import dataclasses
@@ -19,10 +20,22 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Num
 
 from prompt_tuning.batch import PAD, Batch
+from prompt_tuning.errors import ConfigError
 from prompt_tuning.layout import Layout
-from prompt_tuning.partitioning.rules import BATCH, DATA, Rules, check_sizes, partition_spec
+from prompt_tuning.partitioning.rules import (
+    BATCH,
+    DATA,
+    FSDP,
+    MODEL,
+    Rules,
+    check_sizes,
+    partition_spec,
+)
 
 Tree = TypeVar("Tree")
+
+# JAX's name of the host's memory from which a device can read.
+HOST = "pinned_host"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +48,12 @@ class Placement:
 
     mesh: Mesh
     rules: Rules
+    offload: bool = False
 
     @property
     def rows(self) -> int:
         """The number of groups of devices that share the rows of a batch."""
-        return self.mesh.shape[DATA]
+        return self.mesh.shape[DATA] * self.mesh.shape[FSDP]
 
     @property
     def everywhere(self) -> NamedSharding:
@@ -49,13 +63,17 @@ class Placement:
     @property
     def by_rows(self) -> NamedSharding:
         """An equal part of the rows on each device, or on each group that shares a model."""
-        return NamedSharding(self.mesh, PartitionSpec(DATA))
+        return NamedSharding(self.mesh, self._spec((BATCH,)))
+
+    def axes(self) -> dict[str, int]:
+        """Returns the size of each axis that is worth a word; `fsdp` is one where it is in use."""
+        return {axis: n for axis, n in self.mesh.shape.items() if axis != FSDP or n > 1}
 
     def describe(self) -> str:
         """Returns the mesh in words: `mesh data 4 x model 2 over 8 cpu devices in 1 process`."""
         processes = len({device.process_index for device in self.mesh.devices.flat})
         platform = self.mesh.devices.flat[0].platform
-        axes = " x ".join(f"{axis} {size}" for axis, size in self.mesh.shape.items())
+        axes = " x ".join(f"{axis} {size}" for axis, size in self.axes().items())
         return (
             f"mesh {axes} over {_count(self.mesh.size, f'{platform} device')} in "
             f"{_count(processes, 'process', 'processes')}"
@@ -68,16 +86,24 @@ class Placement:
     def shardings(self, state: nnx.State) -> dict[str, NamedSharding]:
         """Returns how the rules divide each parameter, by name; shapes are enough.
 
+        With `offload` the kernels of the layers lie in the host's memory. What else layers have is
+        small.
+
         Raises:
             DeviceError: a dimension does not divide into equal parts.
         """
         named = _named(state)
         check_sizes(
-            [(name, _axes(leaf), leaf.shape) for name, leaf in named.items()],
+            [(name, _axes(leaf), leaf.shape) for name, leaf in named.items() if _axes(leaf)],
             self.rules,
             self.mesh.shape,
         )
-        return {name: self.sharding(leaf) for name, leaf in named.items()}
+        return {
+            name: self.sharding(leaf).with_memory_kind(HOST)
+            if self.offload and _is_kernel_of_layers(name, leaf)
+            else self.sharding(leaf)
+            for name, leaf in named.items()
+        }
 
     def parameters(self, state: nnx.State) -> nnx.State:
         """Returns a state whose every variable lies as the rules divide it.
@@ -98,8 +124,17 @@ class Placement:
 
         What it has under a parameter's name and of its shape is divided likewise; the rest, which
         is small or a prompt's, is whole on every device.
+
+        Raises:
+            ConfigError: the parameters are to lie in the host's memory, where none are trained.
         """
         own = _named(parameters)
+        if self.offload and any(_is_kernel_of_layers(*one) for one in own.items()):
+            raise ConfigError(
+                "OFFLOAD keeps the layers in the host's memory, but here they are trained, and lie "
+                "on the devices. Set --gin.OFFLOAD=False, and divide the model with NUM_PARTITIONS "
+                "or FSDP instead."
+            )
 
         def put(path: tuple, leaf: Any) -> Any:
             parameter = own.get(getattr(path[0], "key", "")) if path else None
@@ -112,9 +147,14 @@ class Placement:
     @property
     def layout(self) -> Layout:
         """What a model on this mesh must know, for `T5.hold`."""
-        divided = any(self._spec((name,)) for name, _ in self.rules if name != BATCH)
+        names = [(name,) if isinstance(name, str) else name for name, _ in self.rules]
+        divided = any(self._spec(one) for one in names if one != (BATCH,))
         return Layout(
-            stream=self._hold if divided else None, mesh=self.mesh if self.mesh.size > 1 else None
+            stream=self._hold if divided else None,
+            mesh=self.mesh,
+            # Kernels along `fsdp` are gathered for one layer at a time.
+            cross_first=self.mesh.shape[MODEL] > 1 and self.mesh.shape[FSDP] == 1,
+            fetch=self.offload,
         )
 
     def _hold(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -199,6 +239,10 @@ def _padded(rows: np.ndarray, multiple: int, *, axis: int) -> np.ndarray:
 
 def _named(state: nnx.State) -> dict[str, nnx.Variable]:
     return {_name(path): leaf for path, leaf in nnx.to_flat_state(state)}
+
+
+def _is_kernel_of_layers(name: str, variable: nnx.Variable) -> bool:
+    return name.endswith("/kernel") and "layers" in _axes(variable)
 
 
 def _name(path: tuple) -> str:

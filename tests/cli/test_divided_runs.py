@@ -1,5 +1,7 @@
 """The commands over a base that is divided among devices: what they write does not show it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -76,7 +78,7 @@ def test_a_run_goes_on_over_another_mesh(train):
 
 
 def test_no_setting_of_the_partitioning_makes_another_run():
-    settings = ["num_partitions", "model_parallel_submesh", "parameter_partitioning_dims"]
+    settings = [field.name for field in dataclasses.fields(Partitioning)]
     values = {f"partitioning.Partitioning.{name}": "2" for name in settings}
     commands = ["train_script.train", "eval_script.evaluate", "infer_script.infer"]
     values |= {f"{name}.partitioning": "@partitioning.Partitioning()" for name in commands}
@@ -113,10 +115,10 @@ def test_a_whole_model_is_tuned_and_saved_in_parts(train, tmp_path):
 @pytest.mark.parametrize("dims", [1, 2])
 def test_every_array_is_read_onto_the_devices_that_share_it(world, dims):
     contents = open_model(world.folder / "base")
-    _, digest = load_base(contents, None, "float32")
+    _, digest = load_base(contents, None, {"dtype": "float32"})
     placed = Partitioning(num_partitions=2, parameter_partitioning_dims=dims).placement()
-    found, hashed = load_base(contents, None, "float32", placed)
-    assert found.encoder.stream == found.decoder.stream == placed.layout.stream
+    found, hashed = load_base(contents, None, {"dtype": "float32"}, placed)
+    assert found.encoder.layout == found.decoder.layout == placed.layout
     state = nnx.state(found, BaseParam)
     arrays = parameters.named(state)
     assert hashed == digest == parameters.fingerprint(arrays)

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from prompt_tuning.batch import Batch
 from prompt_tuning.decoding import BeamSearch, make_generate
-from prompt_tuning.errors import DeviceError
+from prompt_tuning.errors import ConfigError, DeviceError
 from prompt_tuning.model import T5, BaseParam, t5_config
 from prompt_tuning.model.parameters import count, named
 from prompt_tuning.partitioning import Partitioning, on_host
@@ -31,6 +31,8 @@ MESHES = {
     "data 8": (Partitioning(), 8),
     "data 4 x model 2": (Partitioning(num_partitions=2), 4),
     "model 8": (Partitioning(num_partitions=8), 1),
+    "fsdp 8": (Partitioning(fsdp=8), 8),
+    "data 2 x fsdp 2 x model 2": (Partitioning(num_partitions=2, fsdp=2), 4),
     "2D parameters": (Partitioning(num_partitions=2, parameter_partitioning_dims=2), 4),
     "2D activations": (Partitioning(num_partitions=2, activation_partitioning_dims=2), 4),
     "2D both": (
@@ -50,7 +52,7 @@ def meshes(*quick):
     )
 
 
-every_mesh = meshes("data 8", "data 4 x model 2", "model 8")
+every_mesh = meshes("data 8", "data 4 x model 2", "model 8", "data 2 x fsdp 2 x model 2")
 one_mesh = meshes("data 4 x model 2")
 
 
@@ -64,9 +66,9 @@ def batches():
 class Run:
     """A small model on a mesh, and its step, compiled for the arrays that are there at first."""
 
-    def __init__(self, placed, trainable=PromptParam, *, microbatches=1, hold=True):
+    def __init__(self, placed, trainable=PromptParam, *, microbatches=1, hold=True, model=None):
         self.placed, self.microbatches = placed, microbatches
-        module = small_model(**SIZES)
+        module = small_model(**SIZES) if model is None else model
         if hold:
             module.hold(placed.layout)
         self.graph, chosen, frozen = split_model(module, trainable)
@@ -80,10 +82,13 @@ class Run:
 
     @functools.cached_property
     def program(self):
+        return self.program_for(next(batches()))
+
+    def program_for(self, batch):
         step = make_train_step(
             self.graph, self._optimizer, microbatches=self.microbatches, placement=self.placed
         )
-        return step.lower(*self._arguments(next(batches()))).compile(compiler_options=QUICKLY)
+        return step.lower(*self._arguments(batch)).compile(compiler_options=QUICKLY)
 
     def _arguments(self, batch):
         placed = self.placed.batch(batch, microbatches=self.microbatches)
@@ -209,6 +214,48 @@ def test_a_device_holds_its_part_of_the_base(mesh, parts):
     assert whole / parts <= here <= whole / parts + 4 * 15 * 16
 
 
+@pytest.mark.parametrize(
+    ("mesh", "layers", "tables"), [("fsdp 8", 8, 1), ("data 2 x fsdp 2 x model 2", 4, 2)]
+)
+def test_devices_share_the_kernels_of_the_layers(mesh, layers, tables):
+    arrays = named(Run(placed_on(mesh)).frozen)
+    for name, parts in [
+        ("encoder/layers/attention/out/kernel", layers),
+        ("decoder/layers/mlp/wi_1/kernel", layers),
+        ("token_embedder/embedding", tables),
+        ("decoder/logits_dense/kernel", tables),
+        ("encoder/layers/pre_mlp_layer_norm/scale", 1),
+    ]:
+        here, whole = held(arrays[name])
+        assert here == whole / parts, name
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_partitions": 2, "fsdp": 2}])
+def test_offloaded_are_the_kernels_of_the_layers(settings):
+    placed = Partitioning(offload=True, **settings).placement()
+    run = Run(placed)
+    arrays = named(run.frozen)
+    host = {name for name, one in arrays.items() if one.sharding.memory_kind == "pinned_host"}
+    assert host == {name for name in arrays if "/layers/" in name and name.endswith("kernel")}
+    assert specs(run.frozen) == specs(Partitioning(**settings).placement().parameters(run.frozen))
+    kinds = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(run.state.trainable)}
+    assert kinds == {"device"}
+
+
+@pytest.mark.slow
+def test_a_prompt_over_an_offloaded_base_is_the_same_after_20_steps():
+    run = Run(Partitioning(offload=True, num_partitions=2, fsdp=2).placement())
+    for batch in batches():
+        run.take(batch)
+    assert distance(run, trained(None)) < 1e-5
+
+
+def test_layers_that_are_trained_are_not_offloaded():
+    message = "OFFLOAD keeps the layers in the host's memory, but here they are trained, and lie"
+    with pytest.raises(ConfigError, match=message):
+        Run(Partitioning(offload=True).placement(), BaseParam)
+
+
 def test_the_program_is_given_its_part_of_the_base():
     alone, divided = (
         trained(mesh).program.memory_analysis().argument_size_in_bytes for mesh in (None, "model 8")
@@ -279,6 +326,55 @@ def test_xxl_compiles_for_its_part_of_the_base_and_exchanges_no_kernels():
     size = program.memory_analysis().argument_size_in_bytes
     assert size == pytest.approx(2 * count(frozen) / 8, rel=0.01)
     assert exchanged(program, "all-gather", in_loops=True) == []
+
+
+def kernels(*, divided_by):
+    """Returns the shapes of the layers' kernels as a device multiplies with them."""
+    found = {"mlp": SIZES["mlp_dim"], "joined_kv": SIZES["num_heads"] * SIZES["head_dim"]}
+    sides = [(16, size // divided_by) for size in found.values()]
+    return {f"f32[{a},{b}]" for side in sides for a, b in (side, side[::-1])}
+
+
+@pytest.mark.parametrize("mesh", ["fsdp 8", "data 2 x fsdp 2 x model 2"])
+def test_fsdp_gathers_the_kernels_of_a_layer_at_its_turn(mesh):
+    placed = placed_on(mesh)
+    program, split = Run(placed).program, placed.mesh.shape["model"]
+    assert set(exchanged(program, "all-gather", in_loops=True)) == kernels(divided_by=split)
+    for kind in EXCHANGES[2:]:
+        for in_loops in (True, False):
+            assert exchanged(program, kind, in_loops=in_loops) == [], kind
+    if split == 1:
+        # Nothing but that: no table is gathered, and one gradient summed.
+        assert exchanged(program, "all-gather", in_loops=False) == []
+        assert exchanged(program, "all-reduce", in_loops=True) == []
+        sums = exchanged(program, "all-reduce", in_loops=False)
+        assert [one for one in sums if one != "f32[]"] == ["f32[3,16]"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "few", "many"),
+    [
+        ({}, 2, 8),
+        pytest.param({"num_partitions": 2}, 4, 8, marks=pytest.mark.slow),
+        pytest.param({"fsdp": 2}, 4, 8, marks=pytest.mark.slow),
+    ],
+)
+def test_more_devices_with_as_many_rows_each_work_and_exchange_no_more(settings, few, many):
+    def work(devices):
+        placed = Partitioning(**settings).placement(devices)
+        # Two rows for each; the batch that there is, as often as it takes.
+        batch = jax.tree.map(lambda one: np.tile(one[:2], (placed.rows, 1)), next(batches()))
+        program = Run(placed).program_for(batch)
+        shapes = [
+            sorted(exchanged(program, kind, in_loops=in_loops))
+            for kind in EXCHANGES
+            for in_loops in (True, False)
+        ]
+        return shapes, program.cost_analysis()["flops"]
+
+    (shapes, flops), (shapes_2, flops_2) = work(few), work(many)
+    assert shapes == shapes_2 and sum(map(len, shapes)) > 0
+    assert flops_2 == pytest.approx(flops, rel=0.03)
 
 
 def test_over_a_whole_base_there_is_nothing_to_hold():

@@ -15,9 +15,11 @@ from prompt_tuning.partitioning.rules import (
 )
 from tests.small_models import MODELS
 
-POD = {"data": 4, "model": 2}
+POD = {"data": 4, "fsdp": 1, "model": 2}
+SHARED = {"data": 1, "fsdp": 4, "model": 2}
 # What t5x's rules make of what its T5 has: its parameters and the stream between its layers. The
-# columns are activations x parameters.
+# columns are activations x parameters. For 2D parameters its `data` is our `fsdp`, with all devices
+# that have different examples.
 FACTS = {
     ("embed", "mlp"): "-m -m dm dm",
     ("mlp", "embed"): "m- m- md md",
@@ -33,7 +35,23 @@ FACTS = {
     ("batch", "length", "mlp"): "d-m d-m d-m d-m",
 }
 DIMS = [(1, 1), (2, 1), (1, 2), (2, 2)]
-AXES = {"-": None, "d": "data", "m": "model"}
+# The same of FSDP, which divides kernels only; the columns are 1D and 2D activations.
+FSDP_FACTS = {
+    **dict.fromkeys([("embed", "mlp"), ("embed", "joined_kv")], "dm dm"),
+    **dict.fromkeys([("mlp", "embed"), ("joined_kv", "embed")], "md md"),
+    ("vocab", "embed"): "m- m-",
+    ("embed", "vocab"): "-m -m",
+    ("embed",): "- m",
+    ("layers", "embed"): "-- -m",
+    ("layers", "embed", "mlp"): "-dm -dm",
+    ("layers", "mlp"): "-m -m",
+    ("prompt", "prompt_embed"): "-- --",
+    ("batch", "length", "embed"): "d-- d-m",
+}
+
+
+def spec(letters, data):
+    return P(*({"-": None, "d": data, "m": "model"}[one] for one in letters))
 
 
 def rules(activations=1, parameters=1):
@@ -45,8 +63,20 @@ def rules(activations=1, parameters=1):
 @pytest.mark.parametrize("dimensions", FACTS)
 def test_the_rules_are_those_of_t5x(dimensions):
     for dims, fact in zip(DIMS, FACTS[dimensions].split(), strict=True):
-        wanted = P(*(AXES[one] for one in fact))
-        assert partition_spec(dimensions, rules(*dims), POD) == wanted, dims
+        mesh, data = (POD, "data") if dims[1] == 1 else (SHARED, "fsdp")
+        assert partition_spec(dimensions, rules(*dims), mesh) == spec(fact, data), dims
+
+
+@pytest.mark.parametrize("dimensions", FSDP_FACTS)
+def test_fsdp_divides_kernels(dimensions):
+    for activations, fact in zip([1, 2], FSDP_FACTS[dimensions].split(), strict=True):
+        wanted = spec(fact, "fsdp")
+        assert partition_spec(dimensions, rules(activations), SHARED) == wanted, activations
+
+
+def test_rows_lie_along_both_axes_of_examples():
+    mesh = {"data": 2, "fsdp": 2, "model": 2}
+    assert partition_spec(("batch", "length"), rules(), mesh) == P(("data", "fsdp"), None)
 
 
 @pytest.mark.parametrize("dims", [(0, 1), (1, 3), (2, 0)])
@@ -64,11 +94,21 @@ def test_the_first_rule_wins_a_collision():
     assert partition_spec(("height", "width"), twice, POD) == P("data", "model")
     never = (("width", None), ("width", "model"))
     assert partition_spec(("width",), never, POD) == P(None)
+    # Of axes that go together none is given if one is taken.
+    both = (("width", "model"), ("height", ("data", "model")), ("height", "data"))
+    assert partition_spec(("height", "width"), both, POD) == P("data", "model")
+
+
+def test_a_rule_for_a_dimension_beside_another_knows_only_such_arrays():
+    beside = ((("height", "width"), "model"),)
+    assert partition_spec(("width", "height"), beside, POD) == P(None, "model")
+    assert partition_spec(("height", "depth"), beside, POD) == P(None, None)
 
 
 def test_an_axis_of_one_device_divides_nothing():
     for size, wanted in [(1, P(None, None)), (2, P(None, "model"))]:
-        assert partition_spec(("embed", "mlp"), rules(), {"data": 8, "model": size}) == wanted
+        mesh = {"data": 8, "fsdp": 1, "model": size}
+        assert partition_spec(("embed", "mlp"), rules(), mesh) == wanted
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -90,7 +130,8 @@ def shapes(name):
 def test_xxl_divides_as_the_original_command_asks(dims):
     """`model_parallel_submesh="(4, 4, 1, 2)"` makes 32 partitions, here of 64 devices."""
     parameters, total = shapes("t5_1_1_xxl")
-    mesh = {"data": 2, "model": 32}
+    two_d = dims[1] == 2
+    mesh = {"data": 1 if two_d else 2, "fsdp": 2 if two_d else 1, "model": 32}
     check_sizes(parameters, rules(*dims), mesh)
     held = sum(
         np.prod(shape, dtype=np.int64)
@@ -98,7 +139,7 @@ def test_xxl_divides_as_the_original_command_asks(dims):
         for _, names, shape in parameters
     )
     # Norms apart, which some rules leave whole: half a million numbers on every device.
-    assert held == pytest.approx(total / (64 if dims[1] == 2 else 32), rel=2e-3)
+    assert held == pytest.approx(total / (64 if two_d else 32), rel=2e-3)
 
 
 def test_a_size_that_does_not_divide_is_named_with_what_would():
@@ -109,10 +150,21 @@ def test_a_size_that_does_not_divide_is_named_with_what_would():
         "all sizes of this model are multiples of."
     )
     with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
-        check_sizes(parameters, rules(), {"data": 2, "model": 4})
+        check_sizes(parameters, rules(), {"data": 2, "fsdp": 1, "model": 4})
 
 
-def test_a_width_that_does_not_divide_names_the_axis_of_the_data():
-    message = "Set the number of devices on 'data' to one of 1, 2, 3, 6, which"
+def test_a_width_that_does_not_divide_names_the_setting_of_its_axis():
+    message = (
+        "Parameter 'kernel' has 6 'embed', which do not divide among the 4 devices on the axis "
+        "'fsdp' of the mesh. Set FSDP to one of 1, 2, 3, 6, which all sizes of this model are "
+        "multiples of."
+    )
+    with pytest.raises(DeviceError, match=f"^{re.escape(message)}$"):
+        check_sizes([("kernel", ("embed", "mlp"), (6, 8))], rules(), SHARED)
+
+
+def test_a_size_that_several_axes_divide_names_both_settings():
+    together = (("width", ("fsdp", "model")),)
+    message = "Set FSDP x NUM_PARTITIONS to one of 1, 2, 3, 4, 6, 12, which"
     with pytest.raises(DeviceError, match=re.escape(message)):
-        check_sizes([("scale", ("embed",), (6,))], rules(1, 2), {"data": 4, "model": 1})
+        check_sizes([("scale", ("width",), (12,))], together, SHARED)

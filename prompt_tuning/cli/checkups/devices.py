@@ -26,19 +26,21 @@ _CUDA = ("jax-cuda13-plugin", "jax-cuda12-plugin")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mesh:
-    """What a configuration says about the mesh: NUM_PARTITIONS and MODEL_PARALLEL_SUBMESH."""
+    """What a configuration says about the mesh: NUM_PARTITIONS, MODEL_PARALLEL_SUBMESH, FSDP."""
 
     partitions: int = 1
     submesh: Sequence[int] | None = None
+    fsdp: int = 1
 
 
 def mesh_of(settings: Any) -> Mesh:
     """Returns the mesh of a `configuration.Settings`."""
-    partitions = settings["NUM_PARTITIONS"]
+    partitions, fsdp = settings["NUM_PARTITIONS"], settings["FSDP"]
     submesh = settings["MODEL_PARALLEL_SUBMESH"]
     return Mesh(
         partitions=partitions if isinstance(partitions, int) else 1,
         submesh=submesh if isinstance(submesh, list | tuple) else None,
+        fsdp=fsdp if isinstance(fsdp, int) else 1,
     )
 
 

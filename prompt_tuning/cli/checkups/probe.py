@@ -32,9 +32,11 @@ def main(settings: dict[str, Any]) -> None:
     try:
         submesh = settings["submesh"] and tuple(settings["submesh"])
         partitioning = Partitioning(
-            num_partitions=settings["partitions"], model_parallel_submesh=submesh
+            num_partitions=settings["partitions"],
+            model_parallel_submesh=submesh,
+            fsdp=settings["fsdp"],
         )
-        say(mesh=dict(partitioning.placement().mesh.shape))
+        say(mesh=partitioning.placement().axes())
     except PromptTuningError as error:
         say(mesh_error=str(error), exit_code=error.exit_code)
 

@@ -19,6 +19,8 @@ _SHARED = {
     "PARAM_DTYPE": "'float32'",
     "NUM_PARTITIONS": "1",
     "MODEL_PARALLEL_SUBMESH": "None",
+    "FSDP": "1",
+    "OFFLOAD": "False",
 }
 # What the runs/ files know; other functions are known only to the file that imports their module.
 _KNOWN = ("@file_task.FileTask()", "@answering.ChooseLabel()")

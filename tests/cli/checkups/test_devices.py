@@ -92,9 +92,9 @@ def test_tpu_chips_without_libtpu_are_a_warning_with_the_extra(machine, site, ch
 
 
 def test_jax_is_asked_for_devices_and_the_mesh_of_a_run():
-    found = probe(mesh=Mesh(partitions=2))
+    found = probe(mesh=Mesh(partitions=2, fsdp=2))
     assert found["jax.devices()"].found.startswith("8 x cpu (cpu), ")
-    assert found["mesh"].found.startswith("data 4 x model 2 ")
+    assert found["mesh"].found.startswith("data 2 x fsdp 2 x model 2 ")
     assert {one.state for one in found.values()} == {"ok"}
 
 
@@ -150,8 +150,8 @@ def test_a_jax_that_cannot_be_imported_is_a_fault_of_the_installation(tmp_path):
 
 def test_the_mesh_is_that_of_the_configuration():
     assert devices.mesh_of(Settings()) == Mesh()
-    settings = Settings({"NUM_PARTITIONS": 4, "MODEL_PARALLEL_SUBMESH": [2, 1, 1, 1]})
-    assert devices.mesh_of(settings) == Mesh(partitions=4, submesh=[2, 1, 1, 1])
+    settings = Settings({"NUM_PARTITIONS": 4, "MODEL_PARALLEL_SUBMESH": [2, 1, 1, 1], "FSDP": 2})
+    assert devices.mesh_of(settings) == Mesh(partitions=4, submesh=[2, 1, 1, 1], fsdp=2)
 
 
 def test_the_probe_imports_the_package_that_asks(tmp_path):
