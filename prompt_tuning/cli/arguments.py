@@ -35,6 +35,7 @@ DISTRIBUTED_FLAGS = (
 class RunArguments:
     """The flags of `train`, `pretrain`, `eval` and `infer`; each field is named as its flag.
 
+    Without `multiprocess_gpu` the cluster decides whether there are several processes.
     `gin_bindings` holds `--gin_bindings` and `--gin.NAME=VALUE` in the order they were given, each
     as gin text, `NAME = VALUE`.
     """
@@ -44,7 +45,7 @@ class RunArguments:
     gin_search_paths: tuple[str, ...] = ()
     tfds_data_dir: str | None = None
     seqio_additional_cache_dirs: tuple[str, ...] = ()
-    multiprocess_gpu: bool = False
+    multiprocess_gpu: bool | None = None
     coordinator_address: str | None = None
     process_count: int | None = None
     process_index: int | None = None
@@ -205,9 +206,11 @@ def run_parser(program: str, about: str) -> argparse.ArgumentParser:
     )
 
     processes = parser.add_argument_group(
-        "several processes (on a TPU slice --multiprocess_gpu says it all)"
+        "several processes (found without a flag where a TPU slice, srun, mpirun or an indexed job "
+        "of Kubernetes has started several)"
     )
-    add_boolean(processes, "multiprocess_gpu", "connect the processes with jax.distributed")
+    add_boolean(processes, "multiprocess_gpu", "connect the processes; =false keeps each alone")
+    parser.set_defaults(multiprocess_gpu=None)
     processes.add_argument("--coordinator_address", metavar="HOST:PORT", help="of process 0")
     processes.add_argument("--process_count", type=int, metavar="N", help="of the whole run")
     processes.add_argument("--process_index", type=int, metavar="I", help="of this one, from 0")

@@ -10,8 +10,11 @@ from etils import epath
 
 from prompt_tuning.cli import config
 from prompt_tuning.cli.arguments import RunArguments
+from prompt_tuning.cli.compile_cache import kept_programs
+from prompt_tuning.cli.configuration.gin_reader import binding_name
 from prompt_tuning.errors import CheckpointError
-from prompt_tuning.partitioning import connect
+from prompt_tuning.partitioning import connect, connected
+from prompt_tuning.partitioning.clusters import CLUSTERS, detected
 from prompt_tuning.paths import NO_ROOM
 from prompt_tuning.training.preemption import Preemption
 
@@ -29,15 +32,36 @@ def launched(arguments: RunArguments) -> Iterator[Preemption]:
     start_logging()
     _use_folders(arguments)
     config.parse(arguments)
-    if arguments.multiprocess_gpu:
-        connect(
-            coordinator_address=arguments.coordinator_address,
-            process_count=arguments.process_count,
-            process_index=arguments.process_index,
-            initialization_timeout=arguments.initialization_timeout,
-        )
-    with Preemption() as preemption:
+    with kept_programs(), _together(arguments), Preemption() as preemption:
         yield preemption
+
+
+def _together(arguments: RunArguments) -> contextlib.AbstractContextManager[None]:
+    """Connects this process with the others of its run, if there are any."""
+    wanted, cluster = arguments.multiprocess_gpu, None
+    if wanted is None:
+        cluster = detected()
+        if cluster is not None:
+            log.info("%s has started several processes: connecting them.", CLUSTERS[cluster])
+    if not (wanted or cluster):
+        return contextlib.nullcontext()
+    fellows = connect(
+        coordinator_address=arguments.coordinator_address,
+        process_count=arguments.process_count,
+        process_index=arguments.process_index,
+        initialization_timeout=arguments.initialization_timeout,
+        cluster=cluster,
+        settings=_common_settings(arguments),
+    )
+    return connected(fellows)
+
+
+def _common_settings(arguments: RunArguments) -> dict[str, str]:
+    """Returns what all processes of a run must have in common, by name."""
+    bindings = config.read(arguments).bindings()
+    found = {binding_name(one): repr(one.value) for one in bindings}
+    found.pop("CACHE_DIR", None)  # a disk of the host's own
+    return found | {"--dry_run": str(arguments.dry_run)}
 
 
 @contextlib.contextmanager
