@@ -20,6 +20,7 @@ from prompt_tuning.decoding.ensemble import Combination, make_ensemble, make_ran
 from prompt_tuning.decoding.scoring import make_rank, make_score
 from prompt_tuning.errors import ConfigError, nearest
 from prompt_tuning.partitioning import on_host
+from prompt_tuning.training.compilations import Compilations
 from prompt_tuning.vocabulary import Vocabulary
 
 
@@ -98,6 +99,7 @@ class Decode:
             generate = make_generate(graph, **options)
         else:
             generate = make_ensemble(graph, combination=combination, **options)
+        compilations = Compilations("Decoding")
 
         def answer(
             trainable: nnx.State, frozen: nnx.State, batch: Batch, ids: Sequence[int]
@@ -105,7 +107,8 @@ class Decode:
             rows = batch.inputs.shape[0]
             keys = row_keys(self.seed, padded_ids(ids, rows))
             limits = row_limits(len(ids), rows, length)
-            found = generate(trainable, frozen, batch.inputs, keys=keys, limits=limits)
+            with compilations.counted(batch):
+                found = generate(trainable, frozen, batch.inputs, keys=keys, limits=limits)
             tokens, scores = (on_host(one)[: len(ids)] for one in found)
             return [self._read(*row, combination) for row in zip(tokens, scores, strict=True)]
 
@@ -156,11 +159,14 @@ class ChooseLabel:
         candidates = label_tokens(labels, self.vocabulary, length)
         make = make_rank if combination is None else make_rank_each
         rank = make(graph, normalize=self.normalize)
+        compilations = Compilations("Choosing a label")
 
         def answer(
             trainable: nnx.State, frozen: nnx.State, batch: Batch, ids: Sequence[int]
         ) -> list[Answer]:
-            scores = on_host(rank(trainable, frozen, batch.inputs, candidates))[: len(ids)]
+            with compilations.counted(batch):
+                found = rank(trainable, frozen, batch.inputs, candidates)
+            scores = on_host(found)[: len(ids)]
             if combination is None:
                 return [_ranked(labels, candidates, row, int(np.argmax(row))) for row in scores]
             return [
@@ -196,15 +202,20 @@ def score_targets(
         together: the mean over all prompts of the model's bank.
     """
     alone, each = make_score(graph), make_rank_each(graph)
+    compilations = Compilations("Scoring")
 
     def score(
         trainable: nnx.State, frozen: nnx.State, batch: Batch, ids: Sequence[int]
     ) -> list[float]:
         if together:
             targets = jnp.asarray(batch.targets)[:, None]
-            scores = on_host(each(trainable, frozen, batch.inputs, targets)).mean(axis=(1, 2))
+            with compilations.counted(batch):
+                found = each(trainable, frozen, batch.inputs, targets)
+            scores = on_host(found).mean(axis=(1, 2))
         else:
-            scores = on_host(alone(trainable, frozen, batch))
+            with compilations.counted(batch):
+                found = alone(trainable, frozen, batch)
+            scores = on_host(found)
         return scores[: len(ids)].tolist()
 
     return score

@@ -15,8 +15,9 @@ from prompt_tuning.errors import ConfigError
 from prompt_tuning.evaluation.confusion import Confusion
 from prompt_tuning.evaluation.examination import Place, one_pass
 from prompt_tuning.losses import Loss
+from prompt_tuning.training.compilations import Compilations
 from prompt_tuning.training.metrics import finish
-from prompt_tuning.training.step import make_eval_step
+from prompt_tuning.training.step import Sums, make_eval_step
 
 
 @runtime_checkable
@@ -124,10 +125,15 @@ class TeacherForced:
         """Returns the evaluation of a pair of trainable and frozen state."""
         source = one_pass(self.split.examples, self.split.longest, self.batch_size)
         step = make_eval_step(graph, loss=self.loss)
+        compilations = Compilations(f"The loss of {self.name}")
+
+        def one(trainable: nnx.State, frozen: nnx.State, batch: Batch) -> Sums:
+            with compilations.counted(batch):
+                return step(trainable, frozen, batch)
 
         def evaluate(trainable: nnx.State, frozen: nnx.State) -> Result:
             batches = map(place or _stay, itertools.islice(source.batches(), self.steps))
-            sums = jax.device_get([step(trainable, frozen, batch) for batch in batches])
+            sums = jax.device_get([one(trainable, frozen, batch) for batch in batches])
             total = {name: sum(float(one[name]) for one in sums) for name in sums[0]}
             return Result(finish(total | {"steps": float(len(sums))}))
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, PRNGKeyArray
 from prompt_tuning.batch import Batch
 from prompt_tuning.errors import ConfigError, DivergedError
 from prompt_tuning.training.clock import Clock
+from prompt_tuning.training.compilations import Compilations
 from prompt_tuning.training.metrics import finish
 from prompt_tuning.training.schedules import Schedule
 from prompt_tuning.training.state import RunState
@@ -124,7 +125,7 @@ def train(
     clock = clock or Clock()
     measured = _Pace(state.step, clock, pace)
     paused = contextlib.nullcontext if watchdog is None else watchdog.paused
-    compiled: set[tuple[int, int]] = set()
+    compilations = Compilations("The training step")
     bar = tqdm.tqdm(initial=state.step, total=total_steps, unit="step", disable=None)
     with bar, clock.spent("train"), watchdog or contextlib.nullcontext():
         while state.step < total_steps:
@@ -133,18 +134,19 @@ def train(
             if watchdog is not None:
                 watchdog.begin(state.step + 1)
             batch = next(batches)
-            step_key = None if key is None else jax.random.fold_in(key, state.step)
-            lengths = (batch.inputs.shape[1], batch.targets.shape[1])
-            asked = time.monotonic()
+            step_key = None if key is None else _folded(key, state.step)
+            asked, programs = time.monotonic(), compilations.programs
             # A call returns when its program is compiled, well before it has run.
-            known = lengths in compiled
-            with contextlib.ExitStack() if known else _compiling(paused(), clock):
+            known = compilations.known(batch)
+            with (
+                contextlib.ExitStack() if known else _compiling(paused(), clock),
+                compilations.counted(batch),
+            ):
                 trainable, opt_state, sums = train_step(
                     state.trainable, state.opt_state, frozen, batch, step_key
                 )
-            if lengths not in compiled:
-                compiled.add(lengths)
-                log.skip(time.monotonic() - asked, "timing/compilation_seconds")
+            if not known or compilations.programs > programs:
+                log.compiled(time.monotonic() - asked, compilations.programs)
             state = RunState(trainable, opt_state, state.step + 1)
             bar.update()
             log.add(state.step, sums)
@@ -196,11 +198,16 @@ class _Log:
         self._in_flight.append((step, sums))
         self._wait(_IN_FLIGHT)
 
-    def skip(self, seconds: float, name: str | None = None) -> None:
-        """Leaves seconds out of the interval's speed; under a name they are reported in total."""
+    def skip(self, seconds: float) -> None:
+        """Leaves seconds out of the interval's speed."""
         self._since += seconds
-        if name:
-            self._timings[name] = self._timings.get(name, 0.0) + seconds
+
+    def compiled(self, seconds: float, programs: int) -> None:
+        """Leaves out a call that compiled, and reports the seconds and programs of all of them."""
+        self.skip(seconds)
+        seconds += self._timings.get("timing/compilation_seconds", 0.0)
+        self._timings["timing/compilation_seconds"] = seconds
+        self._timings["timing/compilations"] = float(programs)
 
     def checked(self, state: RunState) -> RunState:
         """Waits for a state and returns it with what is pending; `DivergedError` if it is lost."""
@@ -280,6 +287,11 @@ class _Pace:
 def _compiling(paused: contextlib.AbstractContextManager, clock: Clock) -> Iterator[None]:
     with paused, clock.spent("compile"):
         yield
+
+
+def _folded(key: PRNGKeyArray, step: int) -> PRNGKeyArray:
+    # A step gives the device nothing but what it is told to: JAX's transfer guard may be on.
+    return jax.random.fold_in(key, jax.device_put(np.uint32(step)))
 
 
 @jax.jit

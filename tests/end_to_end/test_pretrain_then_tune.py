@@ -50,6 +50,7 @@ METRICS = {
 }
 TIMINGS = {
     "compilation_seconds",
+    "compilations",
     "seconds",
     "seconds_left",
     "seqs",

@@ -246,7 +246,7 @@ def test_a_damaged_cache_exits_with_3_and_a_new_one_mends_it(train, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "size", [0, 3000, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 600))]
+    "size", [0, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 600, 3000))]
 )
 def test_without_room_a_run_exits_with_4_and_goes_on_when_there_is_some(
     train, whole, tmp_path, size

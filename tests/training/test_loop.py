@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import logging
 import re
 import time
 
@@ -11,12 +12,13 @@ import pytest
 
 from prompt_tuning.errors import ConfigError, DivergedError
 from prompt_tuning.model import parameters
+from prompt_tuning.partitioning import placement
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.training import loop
 from prompt_tuning.training.clock import Clock
 from prompt_tuning.training.optimizer import adafactor
 from prompt_tuning.training.schedules import learning_rate
-from prompt_tuning.training.state import RunState, split_model, start
+from prompt_tuning.training.state import RunState, laid_out, split_model, start
 from prompt_tuning.training.step import make_train_step
 from prompt_tuning.training.watchdog import Watchdog
 from tests.reference_models import CONFIGS, reference_batches, reference_model
@@ -38,12 +40,18 @@ def split():
     return prompt, frozen, make_train_step(graph, adafactor(SCHEDULE))
 
 
+def fresh_step(placement=None):
+    """Returns a step over the same model that nothing has compiled yet."""
+    graph, *_ = split_model(reference_model("A"), PromptParam)
+    return make_train_step(graph, adafactor(SCHEDULE), placement=placement)
+
+
 @pytest.fixture
 def train(split):
     """Trains from a step to another, and returns the final state and all that was written."""
     prompt, frozen, step = split
 
-    def run(first, last, *, state=None, batches=None, seed=0, **settings):
+    def run(first, last, *, state=None, batches=None, seed=0, step=step, **settings):
         if state is None:
             state = start(jax.tree.map(jnp.copy, prompt), adafactor(SCHEDULE), step=first)
         written = []
@@ -332,6 +340,7 @@ def test_checking_for_an_action_leaves_the_logged_interval_whole(train):
     assert numbers(checked[0][1]) == numbers(plain[0][1])
 
 
+@pytest.mark.slow
 def test_the_seconds_of_compilation_grow_with_every_new_shape_and_only_then(train):
     short = [
         dataclasses.replace(batch, targets=batch.targets[:, :4], weights=batch.weights[:, :4])
@@ -342,6 +351,78 @@ def test_the_seconds_of_compilation_grow_with_every_new_shape_and_only_then(trai
     seconds = [metrics["timing/compilation_seconds"] for _, metrics in written]
     assert 0 < seconds[0] < seconds[2]
     assert seconds == [seconds[0]] * 2 + [seconds[2]] * 4
+
+
+def shortened(batch):
+    return dataclasses.replace(batch, targets=batch.targets[:, :4], weights=batch.weights[:, :4])
+
+
+def test_a_run_compiles_once_for_each_bucket_whatever_is_done_in_between(train, split, caplog):
+    caplog.set_level(logging.WARNING, "prompt_tuning")
+    _, frozen, _ = split
+    evaluated = jax.jit(lambda trainable, frozen: jax.tree.leaves(trainable)[0].sum())
+    actions = [loop.Every(steps=2, action=lambda state: evaluated(state.trainable, frozen))]
+    kinds = [BATCHES[0], shortened(BATCHES[1])]
+    batches = [kinds[number] for number in (0, 0, 1, 0, 1, 1)]
+    again = fresh_step()
+    state, written = train(
+        0, 6, step=again, batches=iter(batches), log_every=1, actions=actions, seed=None
+    )
+    made = [metrics["timing/compilations"] for _, metrics in written]
+    assert made == [1, 1, 2, 2, 2, 2]
+    # What a run saved and another one restored is no other program.
+    state = reloaded(state)
+    _, written = train(6, 9, step=again, state=state, batches=iter(batches), log_every=1, seed=None)
+    assert [metrics["timing/compilations"] for _, metrics in written] == [0] * 3
+    assert not caplog.messages
+    # One of fewer rows is none that a source gives away.
+    fewer = jax.tree.map(lambda rows: rows[:3], BATCHES[1])
+    _, written = train(0, 2, step=again, batches=iter([BATCHES[0], fewer]), log_every=1, seed=None)
+    seconds = [metrics["timing/compilation_seconds"] for _, metrics in written]
+    assert [metrics["timing/compilations"] for _, metrics in written] == [0, 1]
+    assert seconds[0] < seconds[1]
+    (message,) = caplog.messages
+    assert message.startswith("The training step was compiled again for a bucket that it knew")
+
+
+def guard(level):
+    jax.config.update("jax_transfer_guard_host_to_device", level)
+    jax.config.update("jax_transfer_guard_device_to_host", level)
+
+
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_no_step_after_the_first_gives_the_device_more_than_its_batch(split, devices):
+    prompt, frozen, step = split
+    placed = placement(devices)
+    if devices > 1:
+        step, frozen = fresh_step(placed), placed.parameters(frozen)
+
+    def train(put):
+        def batches():
+            """Guards all but what is done for the first step and after the last."""
+            for number in range(6):
+                batch = put(jax.device_get(BATCHES[number % 5]))
+                guard("disallow" if 0 < number < 5 else "allow")
+                yield batch
+
+        state = start(jax.tree.map(jnp.copy, prompt), adafactor(SCHEDULE), step=0)
+        return loop.train(
+            laid_out(state, placed) if devices > 1 else state,
+            frozen,
+            step,
+            batches(),
+            total_steps=6,
+            key=jax.random.key(0) if devices == 1 else None,
+            learning_rate=SCHEDULE,
+            write=lambda step, values: None,
+        )
+
+    try:
+        assert train(placed.batch if devices > 1 else jax.device_put).step == 6
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            train(lambda batch: batch)  # left to the step
+    finally:
+        guard("allow")
 
 
 def test_the_speed_leaves_out_what_actions_take(train):
