@@ -44,12 +44,13 @@ class Decoder(NamedTuple):
         extend: `(tokens, position, past) -> (logits, past)`; takes the tokens before `position`
             (counted from the first token of the answer; `PAD` before that) and returns float32
             logits of those at it.
-        reorder: `(past, sources) -> past` whose row i continues what row `sources[i]` said.
+        reorder: `(past, sources) -> past` whose answer k to an input continues what answer
+            `sources[input, k]` to the same input said: rows that lie on other devices stay there.
     """
 
     start: Callable[[int], Past]
     extend: Callable[[Int[Array, " R"], Int[Array, ""], Past], tuple[Float[Array, "R V"], Past]]
-    reorder: Callable[[Past, Int[Array, " R"]], Past]
+    reorder: Callable[[Past, Int[Array, "B K"]], Past]
 
 
 @runtime_checkable

@@ -136,14 +136,13 @@ def advanced(
             it is moved far down, not left out.
         unfinished: the rows that may change; the others stay as they are.
     """
-    batch, beams, _ = state.live.shape
+    beams = state.live.shape[1]
     live_log_p, kept = best(found.log_p + jnp.where(ended, none, 0.0), beams)
     scores = scores + jnp.where(counts, 0.0, none)
     done_scores, chosen = best(jnp.concatenate([state.done_scores, scores], axis=1), beams)
     done = jnp.concatenate([state.done, found.said], axis=1)
     is_done = jnp.concatenate([state.is_done, counts], axis=1)
     sources = jnp.take_along_axis(found.beam, kept, axis=1)
-    sources = sources + beams * jnp.arange(batch)[:, None]
 
     same = ~unfinished[:, None]
     same_tokens = same[:, :, None]
@@ -157,7 +156,7 @@ def advanced(
         done=jnp.where(same_tokens, state.done, done),
         done_scores=jnp.where(same, state.done_scores, done_scores),
         is_done=jnp.where(same, state.is_done, is_done),
-        past=decoder.reorder(found.past, sources.reshape(-1)),
+        past=decoder.reorder(found.past, sources),
     )
 
 

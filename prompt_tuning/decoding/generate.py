@@ -1,5 +1,6 @@
 """Decoding with an encoder-decoder: encode once, then one token at a time."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -136,8 +137,17 @@ def t5_decoder(
         return model.decode_next(tokens, position, past, across, encoded.real, blocks)
 
     def reorder(past, sources):
+        if sources.shape[1] == 1:  # nothing to choose from
+            return past
         axis = 0 if apart else 1
-        return jax.tree.map(lambda one: jnp.take(one, sources, axis=axis), past)
+
+        def chosen(one: jax.Array) -> jax.Array:
+            # Input by input, so that no device needs the rows of another.
+            by_input = one.reshape(*one.shape[:axis], *sources.shape, *one.shape[axis + 1 :])
+            take = jax.vmap(functools.partial(jnp.take, axis=axis), (axis, 0), axis)
+            return take(by_input, sources).reshape(one.shape)
+
+        return jax.tree.map(chosen, past)
 
     return Decoder(start, extend, reorder)
 

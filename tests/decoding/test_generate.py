@@ -64,7 +64,8 @@ def forgetful(model, inputs, length):
         return model.decode(repeated, past[:, 1:])[:, position], past
 
     def reorder(past, sources):
-        return past[sources]
+        by_input = past.reshape(*sources.shape, -1)
+        return jnp.take_along_axis(by_input, sources[..., None], axis=1).reshape(past.shape)
 
     return Decoder(start, extend, reorder)
 
