@@ -52,6 +52,8 @@ EXTRAS = {
     # For a driver older than 580, install `jax[cuda12]` instead of this extra.
     "cuda": ["jax[cuda13]>=0.10.2,<0.11"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    # The compiler for TPUs, which needs none: for `prompt-tuning plan`. As in the extra of JAX.
+    "tpu-plan": ["libtpu>=0.0.42.1,<0.0.43"],
     # For a MODEL_DIR in a Google bucket: orbax deletes and lists there with what this brings along.
     # It also reads `gs://` where TensorFlow is not installed, or not asked (EPATH_USE_TF=false).
     "gcs": ["gcsfs>=2026.10,<2027"],
@@ -62,6 +64,7 @@ EXTRAS = {
         "build>=1.6,<2",
         "gcsfs>=2026.10,<2027",
         "hypothesis>=6.170,<7",
+        "libtpu>=0.0.42.1,<0.0.43",
         "mkdocs>=1.6.1,<2",
         # The extra is Node.js in a wheel, so that the type check needs no network.
         "pyright[nodejs]>=1.1.414,<1.2",

@@ -8,6 +8,7 @@ import dataclasses
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,17 +21,20 @@ from prompt_tuning.cli import (
     demo,
     doctor_arguments,
     find_module,
+    launch_command_arguments,
+    plan_arguments,
     task_arguments,
 )
 from prompt_tuning.errors import (
     CheckpointError,
     ConfigError,
+    OutOfMemoryError,
     Preempted,
     PromptTuningError,
     nearest,
 )
+from prompt_tuning.libtpu import look_for_no_tpu
 
-OUT_OF_MEMORY = 6
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
@@ -69,6 +73,16 @@ COMMANDS = {
         module="prompt_tuning.cli.infer",
         about="Writes what a model says to a task or to plain text; goes on where it was killed.",
         parse=arguments.parse_infer,
+    ),
+    "plan": Command(
+        module="prompt_tuning.cli.plan",
+        about="Says what a run takes on chips that are not here: memory, FLOPs, exchanges, time.",
+        parse=plan_arguments.parse_plan,
+    ),
+    "launch": Command(
+        module="prompt_tuning.cli.launch_command",
+        about="Starts the processes of a run on a TPU slice, under Slurm or on hosts with ssh.",
+        parse=launch_command_arguments.parse_launch,
     ),
     "tasks": Command(
         module="prompt_tuning.cli.tasks",
@@ -166,18 +180,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        # XLA goes on for pages with a table of its buffers.
-        problem = _without_gin_trail(error).partition("\n")[0]
-        print(
-            f"error: out of memory: {problem or 'the host has none left'}\n"
-            "Use more microbatches (same result), shorter TASK_FEATURE_LENGTHS, a remat policy "
-            "that keeps less, or a smaller BATCH_SIZE.",
-            file=sys.stderr,
-        )
-        return OUT_OF_MEMORY
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -199,6 +201,7 @@ def _dispatch(argv: list[str]) -> int:
         parsed = command.parse(f"prompt-tuning {first}", command.about, argv[1:])
     except SystemExit as done:  # argparse leaves this way after it has printed the help
         return int(done.code or 0)
+    look_for_no_tpu()
     if "" not in sys.path:
         # `python -m t5x.train` finds the user's own modules in the current folder.
         sys.path.append("")
@@ -208,6 +211,15 @@ def _dispatch(argv: list[str]) -> int:
         if not command.on_checkpoints or error.filename is None:
             raise
         raise CheckpointError(f"{error.filename}: {error.strerror}.") from error
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        # XLA goes on for pages with a table of its buffers.
+        problem = _without_gin_trail(error).partition("\n")[0] or "the host has none left"
+        # What failed holds on to its arrays, and what follows needs room as well.
+        traceback.clear_frames(error.__traceback__)
+        changes = importlib.import_module("prompt_tuning.cli.out_of_memory").explanation()
+        raise OutOfMemoryError(f"out of memory: {problem}\n{changes}") from error
 
 
 def _help() -> str:

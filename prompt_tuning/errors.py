@@ -39,6 +39,12 @@ class DeviceError(PromptTuningError):
     exit_code = 5
 
 
+class OutOfMemoryError(PromptTuningError):
+    """A program does not fit into the memory of its devices."""
+
+    exit_code = 6
+
+
 class DivergedError(PromptTuningError):
     """The loss is not finite."""
 

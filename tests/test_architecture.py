@@ -17,10 +17,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Lowest first. A module imports from the lines above its own, and from its own sub-package.
 LAYERS = [
-    {"errors", "paths"},
+    {"errors", "libtpu", "paths"},
     {"batch", "layout", "vocabulary"},
     {"model", "prompts", "losses", "partitioning"},
-    {"training", "decoding", "planning"},
+    {"training", "decoding"},
+    {"planning"},  # of their steps
     {"checkpoints"},  # of what training holds
     {"data", "serving"},
     {"evaluation"},  # of the examples of a split

@@ -131,6 +131,7 @@ def check_files(folder):
     assert len(lines) == len(ROWS[::3])
 
 
+@pytest.mark.slow
 def test_the_wheel_alone_goes_the_whole_way_beside_the_dependencies_of_these_tests(tmp_path):
     installation = Installation(tmp_path)
     venv.create(tmp_path / "venv", symlinks=True)

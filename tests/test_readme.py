@@ -44,10 +44,12 @@ def test_every_command_names_files_and_settings_that_exist(line):
     command, *argv = shlex.split(line, comments=True)[1:]
     parse = __main__.COMMANDS[command].parse
     parsed = parse(f"prompt-tuning {command}", "", argv)
+    if command == "launch":
+        parsed = parsed.arguments
     if isinstance(parsed, arguments.RunArguments):
         config.parse(parsed)
     elif getattr(parsed, "run", None) and parsed.run.gin_file:
-        config.read(parsed.run)  # `config` and `doctor`, which can do with less than a run
+        config.read(parsed.run)  # `config`, `doctor` and `plan`, which can do with less than a run
 
 
 def test_every_link_to_a_file_leads_somewhere():

@@ -37,8 +37,12 @@ from prompt_tuning.cli.configuration.gin_reader import Configuration, binding_na
 from prompt_tuning.errors import ConfigError
 
 
-def parse(arguments: RunArguments) -> None:
+def parse(arguments: RunArguments, *, demanded: Collection[str] | None = None) -> Configuration:
     """Reads, checks and executes the configuration of a command, in place of any earlier one.
+
+    Args:
+        arguments: of the command line.
+        demanded: the macros that must have a value; None for all, as for a run.
 
     Raises:
         ConfigError: An unknown file, name or parameter, a value that is not gin, a setting without
@@ -47,9 +51,11 @@ def parse(arguments: RunArguments) -> None:
     clear()
     configuration = read(arguments)
     gin_checks.check_order(configuration, gin_root())
-    gin_checks.check_macros(configuration, gin_root())
+    gin_checks.check_macros(configuration, gin_root(), demanded)
     gin_binder.bind(configuration)
     gin_types.check(configuration)
+    if demanded is not None:  # gin itself demands them all
+        return configuration
     try:
         gin.finalize()
     except ValueError as error:
@@ -57,6 +63,12 @@ def parse(arguments: RunArguments) -> None:
     # Task modules written for the original decorate their functions with gin when a task is first
     # needed, which a locked configuration forbids.
     gin_config._set_config_is_locked(False)
+    return configuration
+
+
+def demand(configuration: Configuration, names: Collection[str]) -> None:
+    """Raises ConfigError if one of these macros has no value, and says how to give it one."""
+    gin_checks.check_macros(configuration, gin_root(), names)
 
 
 def read(arguments: RunArguments) -> Configuration:

@@ -13,12 +13,11 @@ from flax import nnx
 
 from prompt_tuning.checkpoints import base as base_model
 from prompt_tuning.checkpoints.containers import storage
-from prompt_tuning.checkpoints.contents import Contents
 from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.checkpoints.run_lock import RunLock
 from prompt_tuning.cli import config, horizon
 from prompt_tuning.cli.arguments import RunArguments
-from prompt_tuning.cli.base import check_vocabulary, fill_base, open_base
+from prompt_tuning.cli.base import check_vocabulary, open_base
 from prompt_tuning.cli.bookkeeping import Bookkeeping
 from prompt_tuning.cli.identity import identity
 from prompt_tuning.cli.launch import launched, writing_explained
@@ -27,13 +26,13 @@ from prompt_tuning.cli.reports import closing, concerns, opening
 from prompt_tuning.cli.reports.next_command import next_commands
 from prompt_tuning.cli.reports.progress import Progress
 from prompt_tuning.cli.source import Place, Source
+from prompt_tuning.cli.tuning import built, check_choice, tuned
 from prompt_tuning.data.prefetch import prefetch
-from prompt_tuning.errors import ConfigError, Preempted, nearest
+from prompt_tuning.errors import ConfigError, Preempted
 from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.losses import Loss
-from prompt_tuning.model import T5, BaseParam, parameters
-from prompt_tuning.partitioning import Partitioning, Placement, is_main
-from prompt_tuning.prompts import PromptParam
+from prompt_tuning.model import T5, parameters
+from prompt_tuning.partitioning import Partitioning, is_main
 from prompt_tuning.prompts.combine import described
 from prompt_tuning.training import loop
 from prompt_tuning.training.clock import Clock, duration
@@ -41,12 +40,10 @@ from prompt_tuning.training.metrics import Console, JsonLines, TensorBoard, Writ
 from prompt_tuning.training.monitor import Monitor
 from prompt_tuning.training.optimizer import Optimizer
 from prompt_tuning.training.preemption import Preemption
-from prompt_tuning.training.state import RunState, laid_out, split_model, start
-from prompt_tuning.training.step import make_train_step
+from prompt_tuning.training.state import RunState, laid_out, start
 from prompt_tuning.training.watchdog import Watchdog
 from prompt_tuning.vocabulary import Vocabulary
 
-TRAINABLE = {"prompt": PromptParam, "model": BaseParam}
 # Seconds that are left, below which nobody wants to know.
 WORTH_SAYING = 10.0
 
@@ -164,18 +161,22 @@ def train(
         else open_base(initial_checkpoint, "INITIAL_CHECKPOINT_PATH")
     )
     digest = parameters.Fingerprint()
-    module = _build(
-        model, prompt, base, trainable, random_seed, digest, placed, shapes_only=dry_run
-    )
+    check_choice(trainable)
+    if base is None and trainable == "prompt":
+        raise ConfigError(
+            "A prompt is trained over a pretrained model, but none is named. Set "
+            "--gin.INITIAL_CHECKPOINT_PATH=\"'...'\" to its checkpoint."
+        )
+    module = built(model, prompt, base, trainable, random_seed, digest, placed, shapes_only=dry_run)
     if vocabulary is not None:
         check_vocabulary(vocabulary, module.config)
-    graph, chosen, frozen = split_model(module, TRAINABLE[trainable])
+    split, train_step = tuned(
+        module, trainable, optimizer, loss=loss, microbatches=microbatches, placed=placed
+    )
+    graph, chosen, frozen = split.graph, split.chosen, split.frozen
     first_step = horizon.first_step(base, initial_step)
     length = horizon.Length(total_steps=total_steps, relative_steps=relative_steps, epochs=epochs)
     last_step = length.last_step(first_step, train_data)
-    train_step = make_train_step(
-        graph, optimizer, loss=loss, microbatches=microbatches, placement=placed
-    )
     key = jax.random.key(random_seed) if module.config.dropout_rate else None
     folder, clock = epath.Path(model_dir), Clock()
     combine = getattr(getattr(module.encoder, "prompt", None), "combine", None)
@@ -383,45 +384,6 @@ def _tell_pace(last_step: int, step: int, seconds: float) -> None:
             duration(seconds),
             f"{last_step - step:,}",
         )
-
-
-def _build(
-    model: Callable[..., T5],
-    prompt: Callable[..., nnx.Module] | None,
-    base: Contents | None,
-    trainable: str,
-    seed: int,
-    digest: parameters.Fingerprint,
-    placed: Placement,
-    *,
-    shapes_only: bool,
-) -> T5:
-    if trainable not in TRAINABLE:
-        raise ConfigError(
-            f"train.trainable is {trainable!r}, expected one of {', '.join(TRAINABLE)}."
-            f"{nearest(str(trainable), TRAINABLE)}"
-        )
-    if base is None and trainable == "prompt":
-        raise ConfigError(
-            "A prompt is trained over a pretrained model, but none is named. Set "
-            "--gin.INITIAL_CHECKPOINT_PATH=\"'...'\" to its checkpoint."
-        )
-    base_key, prompt_key = jax.random.split(jax.random.key(seed))
-
-    def make() -> T5:
-        return model(rngs=nnx.Rngs(params=base_key))
-
-    # Only shapes are needed of a base that is read from a file.
-    module = nnx.eval_shape(make) if shapes_only or base is not None else make()
-    if base is not None:
-        base_model.check_architecture(module.config, base)
-        if not shapes_only:
-            module = fill_base(module, base, digest, placed)
-    module.hold(placed.layout)
-    if prompt is not None and trainable == "prompt":
-        rngs = nnx.Rngs(params=prompt_key)
-        module.encoder.prompt = prompt(embed_dim=module.config.embed_dim, rngs=rngs)
-    return module
 
 
 def _writers(folder: epath.Path, step: int) -> Writers:

@@ -73,6 +73,7 @@ def test_the_answer_of_most_prompts_is_given(infer):
     assert any(len({row["prediction"] for row in rows}) > 1 for rows in zip(*alone, strict=True))
 
 
+@pytest.mark.slow
 def test_the_likeliest_label_on_average_is_given(infer):
     every = ["--gin.infer.all_decodes=True", *CHOOSING]
     means = collections.defaultdict(list)

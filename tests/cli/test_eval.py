@@ -288,6 +288,7 @@ def test_a_prompt_of_any_format_gives_the_same_numbers(world, evaluate, done, tm
             assert found == {step: {**expected[folder][LAST], "step": step}}
 
 
+@pytest.mark.slow
 def test_every_checkpoint_of_a_tuned_model_is_evaluated(world, evaluate, tmp_path):
     tuned = world.folder / "tuned"
     code, said = evaluate(binding("CHECKPOINT_PATH", tuned), ALL, prompt=None)
@@ -442,6 +443,7 @@ def share(targets, predictions):
     return {"right": sum(map(str.__eq__, targets, predictions)) / len(targets)}
 
 
+@pytest.mark.slow
 def test_every_task_of_a_mixture_is_evaluated(world, evaluate, mixture, tmp_path):
     code, said = evaluate(
         "--gin.MIXTURE_OR_TASK_NAME='few_both'",

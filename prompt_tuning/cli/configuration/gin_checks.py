@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Collection
 
 from gin.config_parser import BindingStatement
 
@@ -30,7 +31,11 @@ STAGES = (
 )
 
 
-def check_macros(configuration: Configuration, package: pathlib.Path) -> None:
+def check_macros(
+    configuration: Configuration,
+    package: pathlib.Path,
+    demanded: Collection[str] | None = None,
+) -> None:
     """Checks that each macro that is read has a value, and that each macro given is read.
 
     A macro set by this package's own files is never too much: models/ and runs/ are combined
@@ -39,6 +44,7 @@ def check_macros(configuration: Configuration, package: pathlib.Path) -> None:
     Args:
         configuration: as it was read.
         package: the folder of this package's gin files.
+        demanded: the macros that must have a value; None for all.
 
     Raises:
         ConfigError: all macros that nothing reads, or else all settings without a value.
@@ -62,7 +68,7 @@ def check_macros(configuration: Configuration, package: pathlib.Path) -> None:
     without_value = {
         name: f"  {name} ({place(binding)}): {gin_flag(name, example(binding))}"
         for name, binding in given.items()
-        if Macro(REQUIRED) in macros_in(binding.value)
+        if Macro(REQUIRED) in macros_in(binding.value) and (demanded is None or name in demanded)
     }
     never_set = {
         macro.name: f"  {macro.name} (read at {place(binding)}): {gin_flag(macro.name, 'VALUE')}"

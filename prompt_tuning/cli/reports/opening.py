@@ -168,12 +168,14 @@ def of_parameters(chosen: nnx.State, frozen: nnx.State) -> list[Row]:
 
 
 def _stored(frozen: nnx.State) -> str:
-    arrays = parameters.named(frozen).values()
+    arrays = parameters.named(frozen)
     if not arrays:
         return "nothing"
-    dtypes = sorted({str(array.dtype) for array in arrays})
-    total = sum(array.size * array.dtype.itemsize for array in arrays)
-    return f"{parameters.count(frozen):,} parameters, {size(total)} as {' and '.join(dtypes)}"
+    dtypes = {
+        str(array.dtype) for name, array in arrays.items() if not name.endswith(parameters.SCALE)
+    }
+    stored = f"{size(parameters.nbytes(frozen))} as {' and '.join(sorted(dtypes))}"
+    return f"{parameters.count(frozen):,} parameters, {stored}"
 
 
 def of_base(base: Contents | None, path: str | None, digest: str | None, step: int) -> Row:
@@ -303,8 +305,13 @@ def of_devices(placed: Placement, config: T5Config) -> list[Row]:
     unused = "" if every == placed.mesh.size else f", {every - placed.mesh.size} unused"
     return [
         ("devices", f"{placed.describe()}{unused}"),
-        ("numbers", f"activations {config.dtype}, the base's parameters {config.param_dtype}"),
+        ("numbers", f"activations {config.dtype}, the base's parameters {_kept(config)}"),
     ]
+
+
+def _kept(config: T5Config) -> str:
+    how = config.quantized
+    return config.param_dtype if how is None else f"{config.param_dtype}, projections {how}"
 
 
 def of_optimizer(optimizer: Optimizer, first: int, last: int) -> Row:

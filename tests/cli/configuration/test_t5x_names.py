@@ -376,6 +376,7 @@ def place(tmp_path_factory):
     seqio.set_tfds_data_dir_override(None)
 
 
+@pytest.mark.slow
 def test_the_original_s_demo_trains_and_evaluates(place, tmp_path):
     tiny = [
         "--gin.MODEL_NAME='ours_tiny'",

@@ -127,6 +127,7 @@ def test_a_run_that_was_stopped_comes_to_what_it_would_have(train, tmp_path, mon
     assert re.search(rf"\n  steps +goes on from {stopped['step']} to {LAST}: ", said)
 
 
+@pytest.mark.slow
 def test_nothing_is_written_again_of_a_run_that_is_finished(train, tmp_path):
     assert train()[0] == 0
     before = (tmp_path / "run/summary.json").read_bytes()

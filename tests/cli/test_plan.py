@@ -1,0 +1,120 @@
+"""`prompt-tuning plan`: no data, no weights, and only the settings that decide about shapes."""
+
+import json
+
+import pytest
+
+from prompt_tuning.__main__ import main
+from prompt_tuning.cli import config
+from prompt_tuning.cli.plan_arguments import parse_plan
+from prompt_tuning.errors import ConfigError
+from prompt_tuning.planning import topologies
+
+TINY = [
+    "--gin_file=models/ours_tiny.gin",
+    "--gin_file=runs/prompt_finetune.gin",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 12, 'targets': 4}",
+    "--gin.PROMPT_LENGTH=4",
+    "--gin.BATCH_SIZE=8",
+    "--gin.DROPOUT_RATE=0.0",
+    "--gin.ATTENTION='plain'",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_is_left():
+    yield
+    config.clear()
+
+
+def parse(*flags):
+    return parse_plan("prompt-tuning plan", "", flags)
+
+
+def said(capsys, *flags, code=0):
+    assert main(["plan", *flags]) == code
+    found = capsys.readouterr()
+    return found.err if code else found.out
+
+
+def test_nothing_but_shapes_must_be_set(capsys, tmp_path):
+    # The prompt starts from embeddings of a checkpoint that nobody has named.
+    flags = [*TINY[:1], "--gin_file=prompts/from_class_labels.gin", *TINY[1:]]
+    file = tmp_path / "plan.json"
+    out = said(capsys, *flags, "--topology=cpu:2", "--what=train", f"--json={file}")
+    (found,) = json.loads(file.read_text())
+    assert (found["batch"], found["inputs"], found["targets"]) == (8, 12, 4)
+    assert found["collectives"] == [
+        {"kind": "all-reduce", "dtype": "f32", "count": 1, "bytes": pytest.approx(512, abs=64)}
+    ]
+    assert "1 of 5" in out
+    assert max(map(len, out.splitlines())) <= 110
+
+
+def test_json_alone_is_all_that_stdout_gets(capsys):
+    flags = [*TINY, "--gin.INPUT_BUCKETS=@inputs/batches.fixed()"]
+    flags += ["--gin.inputs/batches.fixed.length=20", "--topology=cpu:1", "--what=eval", "--json"]
+    (found,) = json.loads(said(capsys, *flags))
+    # An evaluation is not cut to the buckets of training, but its examples may be as long.
+    assert (found["program"], found["inputs"]) == ("eval", 20)
+
+
+def test_what_decides_about_shapes_is_demanded(capsys):
+    flags = ["--gin_file=models/t5_1_1.gin", "--gin_file=runs/prompt_finetune.gin"]
+    error = said(capsys, *flags, "--topology=cpu:1", code=2)
+    assert "Required settings without a value" in error
+    assert "--gin.MODEL_SIZE='base'" in error.replace('"', "") or "MODEL_SIZE" in error
+    assert "MODEL_DIR" not in error
+
+
+def test_a_macro_that_nothing_reads_is_still_an_error(capsys):
+    assert "BATCHSIZE" in said(capsys, *TINY, "--gin.BATCHSIZE=3", "--topology=cpu:1", code=2)
+
+
+def test_a_program_that_the_configuration_lacks_is_named(capsys):
+    flags = [*TINY, "--gin.EVAL_SPLIT=None", "--topology=cpu:1", "--what=decode"]
+    assert "has no decode; it has train" in said(capsys, *flags, code=2)
+
+
+@pytest.mark.slow
+def test_pretraining_is_planned_by_its_objective(capsys):
+    flags = [
+        "--gin_file=models/ours_tiny.gin",
+        "--gin_file=runs/pretrain.gin",
+        "--gin.BATCH_SIZE=2",
+    ]
+    flags += ["--gin.INPUT_LENGTH=16", "--gin.ATTENTION='plain'", "--topology=cpu:1", "--json"]
+    (found,) = json.loads(said(capsys, *flags))
+    assert (found["program"], found["inputs"], found["targets"]) == ("train", 16, 5)
+    # All weights have a gradient: at least three forward passes.
+    assert found["flops_over_minimum"] == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.slow
+def test_the_search_for_a_slice_takes_the_fewest_devices_that_hold_the_model(capsys, monkeypatch):
+    monkeypatch.setattr(topologies, "_memory_of_host", lambda: 3_000_000)
+    flags = [*TINY, "--topology=cpu:8", "--what=train", "--search=slice"]
+    out = said(capsys, *flags)
+    assert "None of them fits" in out or "The smallest that fits" in out
+
+
+@pytest.mark.slow
+def test_the_search_for_a_batch_ends_where_twice_as_many_rows_do_not_fit(capsys, monkeypatch):
+    monkeypatch.setattr(topologies, "_memory_of_host", lambda: 8_000_000)
+    out = said(capsys, *TINY, "--topology=cpu:1", "--what=train", "--search=batch")
+    assert "The most at a time: " in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], r"No --topology was given"),
+        (["--topology=cpu:1", "--what=trian"], r"no program 'trian'.*Did you mean 'train'"),
+        (["--topology=cpu:1", "--what="], r"--what is empty"),
+        (["--topology=cpu:1", "--search=all"], r"invalid choice: 'all'"),
+        (["--topologie=cpu:1"], r"no flag --topologie.*Did you mean '--topology'"),
+    ],
+)
+def test_a_wrong_flag_is_told_what_was_expected(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        parse("--gin_file=run.gin", *flags)
