@@ -43,8 +43,16 @@ jaxtyping.install_import_hook("prompt_tuning", "beartype.beartype")
 # What takes longest goes first, so that no job is left alone with it at the end.
 LONGEST = ("tests/end_to_end/", "tests/cli/")
 
+# Every law holds for a quantized base, too. What is particular to one has tests of its own, so the
+# whole table of laws is gone through only with the slow tests.
+OF_THE_TABLE = "in int8"
 
+
+@pytest.hookimpl(tryfirst=True)  # before those are chosen that are to run
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if OF_THE_TABLE in item.nodeid:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 

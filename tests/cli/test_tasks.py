@@ -267,6 +267,7 @@ def test_data_that_is_not_there_is_a_fault_of_the_data(tmp_path, capsys):
     assert f"The data set 'c4/en:2.2.0' of TFDS is not in '{tmp_path}'" in printed.err
 
 
+@pytest.mark.slow
 def test_importing_every_task_asks_no_one_and_loads_no_metric():
     code = "\n".join(
         [

@@ -116,6 +116,7 @@ def test_the_answers_are_all_there(whole):
     assert len(set(whole[PREDICTED].splitlines())) == ROWS
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_and_doubles_no_line(asked, whole, tmp_path):
     out = tmp_path / "out"
     left = check_killed(asked, whole, out, when(out, f"tmp-*/{PREDICTED}-chunk?????"))
@@ -148,6 +149,7 @@ def test_ten_killed_processes_lose_and_double_no_line(asked, whole, tmp_path, se
     check_killed(asked, whole, out, moments(seed, out))
 
 
+@pytest.mark.slow
 def test_answering_that_is_told_to_stop_goes_on(asked, whole, tmp_path):
     out = tmp_path / "out"
     process = asked.start("infer", out)

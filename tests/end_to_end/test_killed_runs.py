@@ -171,6 +171,7 @@ def test_a_run_of_two_processes_goes_on_in_one(world, whole, tmp_path):
     check_same_examples(world, whole, run)
 
 
+@pytest.mark.slow
 def test_two_trainers_do_not_share_a_folder(world, whole, tmp_path):
     run, cache = tmp_path / "run", tmp_path / "cache"
     first = world.start(run, cache, f"--gin.TRAIN_STEPS={LAST + 2000}")

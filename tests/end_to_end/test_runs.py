@@ -88,6 +88,7 @@ def test_the_best_prompt_and_its_checkpoint_are_kept(train, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_without_improvement_a_run_ends_early_and_stays_ended(train, tmp_path):
     run = tmp_path / "run"
     patient = [*MONITOR, "--gin.monitor.Monitor.patience=2", "--gin.monitor.Monitor.atol=1e9"]
@@ -103,6 +104,7 @@ def test_without_improvement_a_run_ends_early_and_stays_ended(train, tmp_path):
     assert PromptFile.load(run / "prompt.safetensors").step == LAST
 
 
+@pytest.mark.slow
 def test_a_metric_that_nothing_measures_is_refused(train, tmp_path):
     code, said = train(*MONITOR, "--gin.monitor.Monitor.metric='films/los'")
     assert code == 2
@@ -134,6 +136,7 @@ def test_a_file_that_is_no_table_is_refused(train, tmp_path):
     assert "Its name should end with one of: .tsv, .csv, .jsonl, .txt, .parquet" in said
 
 
+@pytest.mark.slow
 def test_the_same_answer_to_everything_raises_an_alarm(train, tmp_path):
     # To the same question everybody answers the same.
     (tmp_path / "films.tsv").write_text("sentence\tlabel\n" + "a film\t0\na film\t1\n" * 4)
@@ -162,6 +165,7 @@ def test_another_configuration_is_refused_with_the_difference(train, tmp_path):
     assert PromptFile.load(tmp_path / "run/prompt.safetensors").step == LAST + 1
 
 
+@pytest.mark.slow
 def test_where_things_lie_and_what_is_measured_may_change(train, tmp_path):
     assert train()[0] == 0
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -227,6 +231,7 @@ def test_a_task_without_a_validation_split_says_what_to_set(train, world, tmp_pa
     assert train(only, "--gin.EVAL_SPLIT=None")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_exits_with_3_and_a_new_one_mends_it(train, tmp_path):
     cache = tmp_path / "cache"
     assert train(binding("CACHE_DIR", cache))[0] == 0
@@ -364,6 +369,7 @@ def test_every_task_of_a_mixture_is_evaluated(train_task, tmp_path):
     assert PromptFile.load(tmp_path / "run/prompt.safetensors").task == "few_both"
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_where_it_was(train_task, tmp_path):
     end = "--gin.EVAL_SPLIT=None"
     assert train_task("endless", end, binding("MODEL_DIR", tmp_path / "whole"))[0] == 0
