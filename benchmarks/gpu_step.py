@@ -231,18 +231,11 @@ def random_batch(config, shape: Shape):
 
 
 def least_flops(config, shape: Shape) -> float:
-    """Forward and activation gradient of every matrix, forward and both gradients of attention.
+    """Nothing is counted for what a policy computes twice, nor for weights, which are frozen."""
+    from prompt_tuning.planning.minimum import Sizes, of_training
 
-    Nothing is counted for what a policy computes twice, and nothing for weights, which are frozen.
-    """
-    D, F, inner = config.embed_dim, config.mlp_dim, config.num_heads * config.head_dim
-    S, U = shape.inputs + shape.prompt, shape.targets
-    attention, mlp = 4 * D * inner, len(config.mlp_activations) * D * F + F * D
-    encoder = config.encoder_layers * S * (attention + mlp)
-    decoder = config.decoder_layers * (U * (attention + mlp + 2 * D * inner) + S * 2 * D * inner)
-    scores = 2 * inner * (config.encoder_layers * S * S + config.decoder_layers * U * (U + S))
-    matrices = encoder + decoder + U * D * config.vocab_size
-    return shape.batch * 2.0 * (2 * matrices + 3 * scores)
+    sizes = Sizes(rows=shape.batch, inputs=shape.inputs, targets=shape.targets, prompt=shape.prompt)
+    return of_training(config, sizes)
 
 
 def program(compiled) -> dict[str, float]:

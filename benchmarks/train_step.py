@@ -20,6 +20,7 @@ from flax import nnx
 
 from prompt_tuning.batch import Batch
 from prompt_tuning.model import T5, BaseParam, T5Config, t5_config
+from prompt_tuning.planning.minimum import Sizes, of_training
 from prompt_tuning.prompts import Prompt, PromptParam, uniform
 from prompt_tuning.training.optimizer import Optimizer, adafactor
 from prompt_tuning.training.state import RunState, split_model, start
@@ -48,7 +49,8 @@ def main() -> None:
         unrolled = t5_config("t5_1_1_small", dtype="float32", unroll=True)
         cost = Run(name, unrolled, batch).compiled.cost_analysis()
         results[name]["gflop"] = cost["flops"] / 1e9
-    minimum = analytic_gflop(t5_config("t5_1_1_small"))
+    sizes = Sizes(rows=BATCH, inputs=INPUTS, targets=TARGETS, prompt=PROMPT)
+    minimum = of_training(t5_config("t5_1_1_small"), sizes) / 1e9
     paired = [
         prompt / model
         for prompt, model in zip(runs["prompt"].seconds, runs["model"].seconds, strict=True)
@@ -116,18 +118,6 @@ def random_batch() -> Batch:
         targets=rng.integers(2, 32000, (BATCH, TARGETS), dtype=np.int32),
         weights=np.ones((BATCH, TARGETS), np.float32),
     )
-
-
-def analytic_gflop(config: T5Config) -> float:
-    """Forward and activation gradient of every matrix, forward and both gradients of attention."""
-    D, F, inner = config.embed_dim, config.mlp_dim, config.num_heads * config.head_dim
-    S, U = INPUTS + PROMPT, TARGETS
-    attention, mlp = 4 * D * inner, len(config.mlp_activations) * D * F + F * D
-    encoder = config.encoder_layers * S * (attention + mlp)
-    decoder = config.decoder_layers * (U * (attention + mlp + 2 * D * inner) + S * 2 * D * inner)
-    scores = 2 * inner * (config.encoder_layers * S * S + config.decoder_layers * U * (U + S))
-    matrices = encoder + decoder + U * D * config.vocab_size
-    return BATCH * 2 * (2 * matrices + 3 * scores) / 1e9
 
 
 def print_table(results: dict[str, dict[str, float]], minimum: float) -> None:

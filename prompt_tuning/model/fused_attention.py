@@ -21,15 +21,12 @@ from prompt_tuning.layout import Layout
 from prompt_tuning.model import fused_attention_tpu as tpu
 from prompt_tuning.model.attention import Attend, HeadsFirst, KeysValues, attend_plainly, plain
 from prompt_tuning.model.config import T5Config
+from prompt_tuning.model.fused_attention_tpu import Keys, Queries, Relative
 from prompt_tuning.model.layers import mask_bias
 
 MODEL = "model"
 # What a kernel may take of the vector memory: of the 16 MiB of TPUs before v5, and of 64 or 128.
 _OLD, _OLD_VMEM, _VMEM = ("TPU v2", "TPU v3", "TPU v4"), 14 * 2**20, 48 * 2**20
-
-Queries = Float[Array, "B T N H"]
-Keys = Float[Array, "B S N H"]
-Relative = Float[Array, "1 N T S"]
 
 
 def attention_over(
