@@ -27,12 +27,17 @@ def explanation() -> str:
             planned.of_topology(plans, "What it takes of each device, at the longest examples"),
             "What to change, in this order:",
             *(f"  {i}. {change}." for i, change in enumerate(changes, 1)),
-            "What was saved is whole, and the same command goes on with it. `prompt-tuning plan` "
-            "with the same flags says what fits before it runs: --search=batch, --search=slice.",
+            *([_GOES_ON] if found.training else []),
+            "`prompt-tuning plan` with the same flags says what fits before it runs: "
+            "--search=batch, --search=slice.",
         ]
     )
 
 
+_GOES_ON = (
+    "What was saved is whole; the same command goes on with it, and with "
+    "--gin.train.accept_changes=True so does one with these changes."
+)
 _GENERAL = (
     "Use more microbatches (same result), shorter TASK_FEATURE_LENGTHS, a remat policy that keeps "
     "less, or a smaller BATCH_SIZE."

@@ -76,9 +76,15 @@ def _largest_batch(found: PlannedRun, programs: Sequence[str], name: str) -> tup
     if not fitting:
         return [one for _, one in tried], f"{text}\nNot even one row fits."
     rows = fitting[-1] * copies
-    parts = -(-wanted // rows)
-    hint = f"BATCH_SIZE={wanted} takes MICROBATCHES={parts}." if program == "train" else ""
-    return [one for _, one in tried], f"{text}\nThe most at a time: {rows:,} examples. {hint}"
+    text += f"\nThe most at a time: {rows:,} examples."
+    if program == "train":
+        text += f" BATCH_SIZE={wanted} takes MICROBATCHES={_parts(wanted, rows)}."
+    return [one for _, one in tried], text
+
+
+def _parts(batch: int, most: int) -> int:
+    """Returns the fewest parts of equal size of at most `most` examples."""
+    return next(parts for parts in range(-(-batch // most), batch + 1) if batch % parts == 0)
 
 
 def _smallest_slice(

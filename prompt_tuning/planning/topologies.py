@@ -69,13 +69,17 @@ def check(name: str) -> None:
 
 
 def family_of(name: str) -> list[str]:
-    """Returns the slices of the same chip, the smallest first.
+    """Returns the slices of the same chip, the smallest first; of CPUs and GPUs up to the name's.
 
     >>> family_of("v5e:4x4")[:3]
     ['v5e:1x1', 'v5e:1x2', 'v5e:2x2']
+    >>> family_of("h100:4")
+    ['h100:1', 'h100:2', 'h100:4']
     """
-    family, _, _ = name.partition(":")
-    return [f"{family}:{size}" for size in SLICES.get(family, COUNTS)]
+    family, _, size = name.partition(":")
+    if family in SLICES:
+        return [f"{family}:{one}" for one in SLICES[family]]
+    return [f"{family}:{count}" for count in COUNTS if count <= int(size)]
 
 
 def devices_in(name: str) -> int:

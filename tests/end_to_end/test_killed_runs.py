@@ -1,6 +1,7 @@
 """Runs that are killed, stopped or moved end like runs that were not, and never half."""
 
 import random
+import resource
 import signal
 import time
 
@@ -10,9 +11,9 @@ import pytest
 from prompt_tuning.checkpoints import load_vectors, open_model
 from tests.run_processes import LAST, after, concluded, logged, make_world, outcome, when
 from tests.small_vocabulary import SENTENCES
-from tests.tiny_runs import binding
+from tests.tiny_runs import BASE_STEP, binding
 
-PREEMPTED = 75
+PREEMPTED, OUT_OF_MEMORY = 75, 6
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +184,36 @@ def test_two_trainers_do_not_share_a_folder(world, whole, tmp_path):
     first.communicate()
     code, said = world.finish(run, cache)
     assert code == 0 and "finished" in said
+
+
+@pytest.mark.slow
+def test_a_run_that_meets_the_end_of_memory_leaves_what_it_saved_whole(tmp_path):
+    world = make_world(tmp_path, rows=4096)
+    with open(tmp_path / "train.tsv", "a") as file:  # the one batch that is too large
+        file.write(" ".join(SENTENCES * 10).replace("\t", " ") + "\t1\n")
+    last = BASE_STEP + 9
+    flags = [
+        "--gin.TASK_FEATURE_LENGTHS={'inputs': 1024, 'targets': 8}",
+        "--gin.BATCH_SIZE=512",
+        "--gin.DROPOUT_RATE=0.0",
+        "--gin.SAVE_PERIOD=1",
+        f"--gin.TRAIN_STEPS={last}",
+    ]
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    process = world.start(run, cache, *flags)
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == OUT_OF_MEMORY, said
+    assert "What it takes of each device" in said
+    steps = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert BASE_STEP < steps[-1] < last
+
+    assert "--gin.train.accept_changes=True" in said
+    flags += ["--gin.MICROBATCHES=64", "--gin.train.accept_changes=True"]
+    code, said = world.finish(run, cache, *flags)
+    assert code == 0, said
+    assert f"Changed since step {steps[-1]}: train_script.train.microbatches" in said
+    code, said = world.finish(tmp_path / "other", cache, *flags)
+    assert code == 0, said
+    ours, whole = (load_vectors(path / "prompt.safetensors") for path in (run, tmp_path / "other"))
+    np.testing.assert_allclose(ours, whole, rtol=1e-4, atol=1e-6)

@@ -140,10 +140,12 @@ class Fitting:
 
 
 @pytest.mark.parametrize("start", [1, 3, 8, 100])
-def test_a_search_ends_where_twice_as_much_does_not_fit(start):
-    found = search.largest(lambda rows: Fitting(rows <= 20), start)
-    fitting = max((rows for rows, one in found if one.fits), default=0)
-    assert 10 < fitting <= 20
+@pytest.mark.parametrize("most", [1, 2, 7, 20, 100, 1000])
+def test_a_search_ends_within_an_eighth_of_the_most_that_fits(start, most):
+    found = search.largest(lambda rows: Fitting(rows <= most), start)
+    assert [rows for rows, _ in found] == sorted({rows for rows, _ in found})
+    fitting = max(rows for rows, one in found if one.fits)
+    assert most - max(0, most // 8) <= fitting <= most
     assert search.largest(lambda rows: Fitting(False), start)[0][0] == 1
 
 
