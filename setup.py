@@ -27,6 +27,8 @@ DEPENDENCIES = [
     "importlib_resources>=7.1,<8",
     "jax>=0.10.2,<0.11",
     "jaxtyping>=0.3.11,<0.4",
+    "jinja2>=3.1.6,<4",
+    "matplotlib>=3.11.2,<3.12",
     "ml_dtypes>=0.6,<0.7",
     "numpy>=2.4,<3",
     "optax>=0.2.8,<0.3",
@@ -94,6 +96,10 @@ setuptools.setup(
         "prompt_tuning.tasks",
     ],
     package_dir={"prompt_tuning.gin": "gin", "prompt_tuning.tasks": "tasks"},
-    package_data={"prompt_tuning.gin": ["**/*.gin"]},
+    package_data={
+        "prompt_tuning.gin": ["**/*.gin"],
+        "prompt_tuning.reporting": ["page.html", "page.css"],
+        "prompt_tuning.shipped": ["*.safetensors", "*.model", "everyday/*.tsv"],
+    },
     entry_points={"console_scripts": ["prompt-tuning = prompt_tuning.__main__:main"]},
 )

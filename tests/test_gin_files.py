@@ -43,7 +43,9 @@ PARTS = [
 ]
 TASK = "examples/sst2_files.gin"
 SEQIO_TASK = "examples/sst2_seqio.gin"
-EXAMPLE_PARTS = [TASK, SEQIO_TASK, "examples/super_glue.gin"]
+# Held to each other by `tests/tasks/test_everyday.py`.
+EVERYDAY = [f"examples/everyday_{name}.gin" for name in ("sentiment", "aspect", "seqio")]
+EXAMPLE_PARTS = [TASK, SEQIO_TASK, *EVERYDAY, "examples/super_glue.gin"]
 # The file of each family, which one of `models/sizes/` completes.
 FAMILY_FILES = {
     "models/t5_1_1.gin": "t5_1_1",

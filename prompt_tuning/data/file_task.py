@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from prompt_tuning.data.task_split import (
 )
 from prompt_tuning.errors import ConfigError, DataError, nearest
 from prompt_tuning.vocabulary import Vocabulary
+
+# What to say for the classes 0, 1 ..., or that by the names that the file has for them.
+Names: TypeAlias = Sequence[str] | Mapping[str, str]
 
 GIN_EXAMPLE = """
     from prompt_tuning.data import file_task
@@ -42,7 +45,8 @@ class FileTask:
             classes, otherwise by exact match. None where nobody knows: there is nothing to learn
             and nothing to judge, but the model can be asked.
         names: for columns that hold classes: what to say for the classes 0, 1 ... The file may
-            hold the numbers or the names, and -1 where nobody knows.
+            hold the numbers or the names, and -1 where nobody knows. Where the model should say
+            other words than the file: `{"negative": "bad", "positive": "good"}`.
         splits: the path of each split's file, for those that do not lie beside the training file
             under its name with the split's in place of `train`.
         name: of the task, in reports and output folders; by default the file's name without the
@@ -51,7 +55,7 @@ class FileTask:
 
     inputs: str
     targets: str | None
-    names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    names: Mapping[str, Names] = dataclasses.field(default_factory=dict)
     splits: Mapping[str, str] = dataclasses.field(default_factory=dict)
     name: str | None = None
 
@@ -90,7 +94,7 @@ class FileTask:
         said = {}
         for column, known in self.classes.items():
             number = class_number(_field(row, column), known, row.place)
-            names = self.names[column]
+            names = words_of(self.names[column])
             record[column] = np.int32(number)
             said[column] = UNKNOWN_LABEL if number == UNKNOWN_CLASS else names[number]
         for feature, pieces in self.templates.items():
@@ -108,7 +112,7 @@ class FileTask:
             return Unjudged()
         for column, names in self.names.items():
             if self.targets == f"{{{column}}}":
-                return ClassAccuracy(names=tuple(names))
+                return ClassAccuracy(names=words_of(names))
         return ExactMatch(decode=vocabulary.decode)
 
 
@@ -173,7 +177,12 @@ def plain_text(path: str, columns: Iterable[str]) -> FileTask:
     return FileTask(inputs="{inputs}", targets="{targets}" if "targets" in columns else None)
 
 
-def class_numbers(names: Sequence[str]) -> dict[str, int]:
+def words_of(names: Names) -> tuple[str, ...]:
+    """Returns what to say for the classes 0, 1 ..."""
+    return tuple(names.values() if isinstance(names, Mapping) else names)
+
+
+def class_numbers(names: Names) -> dict[str, int]:
     """Returns what a column of classes may hold, numbers or names, and which class it means."""
     numbers = {str(number): number for number in range(UNKNOWN_CLASS, len(names))}
     return numbers | {name: number for number, name in enumerate(names)}
@@ -231,8 +240,11 @@ def _parse(setting: str, template: str) -> list[tuple[str, str | None]]:
     return [(text, column) for text, column, _, _ in parsed]
 
 
-def _check_names(column: str, names: Sequence[str]) -> None:
+def _check_names(column: str, names: Names) -> None:
     setting = f"FileTask.names[{column!r}]"
+    if isinstance(names, Mapping):
+        _check_names(column, list(names))
+        names = list(names.values())
     if isinstance(names, str) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(
             f"{setting} is {names!r}, but it should list what to say for the classes 0, 1 ..., "

@@ -84,7 +84,10 @@ def file_split(
         "source": fingerprints.of_files([path]),
         "inputs": task.inputs,
         "targets": task.targets,
-        "names": {column: list(names) for column, names in task.names.items()},
+        "names": {
+            column: list(names.items() if isinstance(names, Mapping) else names)
+            for column, names in task.names.items()
+        },
         "vocabulary": vocabulary.fingerprint,
         "lengths": lengths or None,
         "max_examples": max_examples,

@@ -190,6 +190,22 @@ def test_classes_may_be_written_as_names_and_columns_be_named_like_ours(tmp_path
     assert loaded.record(0)["note"] == ""
 
 
+def test_the_model_may_say_other_words_than_the_file(tmp_path, vocabulary):
+    rows = "sentence\tlabel\na\tpositive\nb\tnegative\nc\t1\nd\t-1\n"
+    path = write(tmp_path / "train.tsv", rows)
+    words = {"negative": "bad", "positive": "good"}
+    task = dataclasses.replace(FILMS, names={"label": words})
+    loaded = load(path, vocabulary, task=task)
+    assert loaded.targets() == [1, 0, 1, -1]
+    assert loaded.examples[0].targets.tolist() == [*vocabulary.encode("good"), 1]
+    assert loaded.judge.label_names == ("bad", "good")
+    assert loaded.predictions(["good", "bad", "positive", ""]) == [1, 0, -1, -1]
+    # The same words for other names are other examples.
+    turned = dict(zip(reversed(words), words.values(), strict=True))
+    task = dataclasses.replace(FILMS, names={"label": turned})
+    assert load(path, vocabulary, task=task).targets() == [0, 1, 1, -1]
+
+
 def test_a_file_is_tokenised_once(tmp_path, vocabulary, monkeypatch):
     as_tsv(tmp_path / "train.tsv", ROWS)
     first = load(tmp_path / "train.tsv", vocabulary)
@@ -422,6 +438,11 @@ def test_a_null_that_is_asked_for_is_refused(tmp_path, vocabulary):
         ),
         ("names", {"b": []}, "FileTask.names['b'] is [], but it should list what to say for the "),
         ("names", {"b": ["x", "x"]}, "FileTask.names['b'] has 'x' twice. Give every class its own"),
+        (
+            "names",
+            {"b": {"x": "yes", "y": "yes"}},
+            "FileTask.names['b'] has 'yes' twice. Give every class its own",
+        ),
         (
             "names",
             {"b": ["1", "2", "3"]},
