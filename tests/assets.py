@@ -52,7 +52,9 @@ def opened(found=None, step=STEP, methods=None):
 
 def write_model(folder, name, found=None, **options):
     """Writes the model into `folder` in a format; returns the path of the checkpoint."""
-    path = epath.Path(folder) / (f"checkpoint_{STEP}" if name in ("t5x", "orbax") else name)
+    names = {"t5x": f"checkpoint_{STEP}", "safetensors": "base.safetensors"}
+    names["orbax"] = names["t5x"]
+    path = epath.Path(folder) / names.get(name, name)
     held = opened(found)
     formats.MODEL_FORMATS[name].save(held.tensors, held.config, held.step, path, **options)
     return pathlib.Path(path)

@@ -20,6 +20,7 @@ from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.containers.zarr import open_store
 from prompt_tuning.checkpoints.formats import format_of, open_model
 from prompt_tuning.checkpoints.hugging_face import save_hugging_face
+from prompt_tuning.checkpoints.model_file import save_model_file
 from prompt_tuning.checkpoints.prompt_file import PromptFile
 from prompt_tuning.checkpoints.run import RunCheckpoints
 from prompt_tuning.checkpoints.t5x import save_orbax, save_t5x
@@ -131,6 +132,13 @@ def hugging_face_checkpoints_are_saved_and_opened(root):
     path = root / "hugging_face"
     save_hugging_face(base_of_c(), CONFIGS["C"], 1000, path, shard_bytes=50_000)
     check_is_c(path, "huggingface", 1000)
+
+
+@case
+def model_files_are_saved_and_opened(root):
+    path = root / "model_file" / "base.safetensors"
+    save_model_file(base_of_c(), CONFIGS["C"], 1000, path)
+    check_is_c(path, "safetensors", 1000)
 
 
 @case

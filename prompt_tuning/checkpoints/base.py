@@ -19,7 +19,7 @@ from flax import nnx
 
 from prompt_tuning.checkpoints import formats, mapping, run
 from prompt_tuning.checkpoints.containers.stored import Stored
-from prompt_tuning.checkpoints.contents import Contents
+from prompt_tuning.checkpoints.contents import SHAPE_FIELDS, Contents
 from prompt_tuning.errors import CheckpointError, nearest
 from prompt_tuning.model import T5, BaseParam, T5Config, parameters
 from prompt_tuning.model.config import sizes_like
@@ -27,18 +27,6 @@ from prompt_tuning.model.parameters import SCALE
 from prompt_tuning.model.quantization import Quantization, quantize
 from prompt_tuning.training.state import RunState
 
-# Fields of T5Config that the shapes of a checkpoint decide.
-SHAPE_FIELDS = (
-    "vocab_size",
-    "embed_dim",
-    "mlp_dim",
-    "num_heads",
-    "head_dim",
-    "encoder_layers",
-    "decoder_layers",
-    "relative_buckets",
-    "tied_logits",
-)
 # The arrays of optax's Adafactor, and t5x's names of the same.
 SLOTS = {"v": "v", "v_row": "v_row", "v_col": "v_col", "ema": "m"}
 
@@ -105,6 +93,8 @@ def fill(
         both = {one: leaves[one] for one in (name, name + SCALE) if one in leaves}
         how = model.config.quantized if len(both) > 1 else None
         arrays |= _load(name, both, contents.tensors, places, how, digest)
+    if digest is not None:
+        contents.check_digest(digest.hexdigest())
     filled = [
         (path, leaf.replace(arrays["/".join(map(str, path))]))
         for path, leaf in nnx.to_flat_state(base)
@@ -123,6 +113,7 @@ def fingerprint(contents: Contents) -> str:
     whole = parameters.Fingerprint()
     for name, stored in contents.tensors.items():
         whole.add(name, stored.load())
+    contents.check_digest(whole.hexdigest())
     return whole.hexdigest()
 
 

@@ -15,6 +15,18 @@ from prompt_tuning.errors import CheckpointError, nearest
 from prompt_tuning.model import T5, T5Config, parameters
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+# Fields of T5Config that the shapes of a checkpoint decide.
+SHAPE_FIELDS = (
+    "vocab_size",
+    "embed_dim",
+    "mlp_dim",
+    "num_heads",
+    "head_dim",
+    "encoder_layers",
+    "decoder_layers",
+    "relative_buckets",
+    "tied_logits",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +43,8 @@ class Contents:
         step: the number of updates behind these parameters; None if the format does not say.
         stated: fields of `config` that the format states; what neither they nor shapes decide is
             T5's own.
+        digest: the `parameters.Fingerprint` of `tensors`; None if the format does not say.
+        stored_as: how they lie in the file, where that is not how they are handed out.
     """
 
     kind: str
@@ -41,6 +55,16 @@ class Contents:
     slots: Mapping[str, Stored] = dataclasses.field(default_factory=dict)
     step: int | None = None
     stated: frozenset[str] = frozenset()
+    digest: str | None = None
+    stored_as: str | None = None
+
+    def check_digest(self, found: str) -> None:
+        """Raises CheckpointError if the values that were read are not those that were written."""
+        if self.digest is not None and self.digest != found:
+            raise CheckpointError(
+                f"{self.where!s} is damaged: its values have the hash {found[:12]}, those that "
+                f"were written had {self.digest[:12]}. Fetch it again, or convert it again."
+            )
 
 
 # What the original's methods add to a model; everything else that is not T5's is an error.
@@ -60,6 +84,8 @@ def contents(
     step: int | None = None,
     column: str = "t5x",
     settings: Mapping[str, object] | None = None,
+    digest: str | None = None,
+    stored_as: str | None = None,
 ) -> Contents:
     """Checks that arrays under t5x's names are those of one T5, each of the right shape.
 
@@ -68,6 +94,8 @@ def contents(
         column: the column of `mapping.RULES` whose names the user knows, for messages.
         settings: fields of T5Config that the format states; those that shapes show as well have to
             agree with them.
+        digest: see `Contents`.
+        stored_as: see `Contents`.
 
     Raises:
         CheckpointError: arrays are missing, left over, misshapen, not of floating point, or
@@ -98,6 +126,8 @@ def contents(
         slots=slots or {},
         step=step,
         stated=frozenset(settings or {}),
+        digest=digest,
+        stored_as=stored_as,
     )
 
 

@@ -20,10 +20,12 @@ class Conversion:
         source: a model or prompt of any format.
         target: where the other goes; nothing may be there.
         source_format: name in the tables of formats; None finds out.
-        target_format: None tells it from the name of `target`.
+        target_format: None tells it from the name of `target`, and for `*.safetensors` from what
+            `source` is.
         base: the model that a prompt belongs to.
         base_name: what others call the base.
-        dtype: to store a model in; None keeps every array's own.
+        dtype: to store a model in; None keeps that of every array as it is read. What is int8 is
+            read as float32.
         step: of a model whose format does not say.
         task: which prompt of a multi-task adapter.
         family: `t5` or `mt5`, the model_type of a Hugging Face model; None is `t5`, which is right
@@ -60,7 +62,14 @@ class Conversion:
         storage.refuse_existing(self.target)
         source = self.source_format or formats.format_of(self.source)
         target = self.target_format or _format_by_name(self.target)
+        if self.target_format is None and target == "prompt" and self._is_bare_model(source):
+            target = "safetensors"
         return dataclasses.replace(self, source_format=source, target_format=target)
+
+    def _is_bare_model(self, source: str) -> bool:
+        if source not in formats.MODEL_FORMATS:
+            return False
+        return self.without_prompt or not formats.open_model(self.source, source).methods
 
 
 def convert(wanted: Conversion) -> None:
@@ -153,6 +162,6 @@ def _format_by_name(target: epath.Path) -> str:
 _NAMES = {
     r".+\.npy": "npy",
     r"encoder\.prompt\.prompt\.prompt": "npy",
-    r".+\.safetensors": "prompt",
+    r".+\.safetensors": "prompt",  # or "safetensors", if there is no prompt in the source
     r"checkpoint_\d+": "t5x",
 }

@@ -12,6 +12,7 @@ from prompt_tuning.checkpoints import (
     hugging_face,
     mesh_tensorflow,
     methods,
+    model_file,
     numpy_file,
     peft,
     prompt_file,
@@ -75,6 +76,12 @@ MODEL_FORMATS = {
         open=t5x.open_t5x,
         save=t5x.save_t5x,
         holds_prompts=True,
+    ),
+    "safetensors": ModelFormat(
+        about="this program's model file: *.safetensors with the architecture in it",
+        recognises=model_file.looks_like_model_file,
+        open=model_file.open_model_file,
+        save=model_file.save_model_file,
     ),
 }
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from prompt_tuning.checkpoints import base, numpy_file
+from prompt_tuning.checkpoints import numpy_file
 from prompt_tuning.checkpoints.containers.stored import Stored, total_bytes
-from prompt_tuning.checkpoints.contents import Contents
+from prompt_tuning.checkpoints.contents import SHAPE_FIELDS, Contents
 from prompt_tuning.checkpoints.prompt_file import PromptFile
 from prompt_tuning.errors import CheckpointError
 from prompt_tuning.model import parameters
@@ -31,15 +31,17 @@ def about_model(contents: Contents, *, values: bool = False) -> dict[str, Any]:
         "step": contents.step,
         "parameters": sum(one.size for one in tensors.values()),
         "bytes": total_bytes(tensors.values()),
+        "stored_as": contents.stored_as,
         "dtypes": _dtypes(tensors),
         "architecture": {
-            field: getattr(contents.config, field)
-            for field in (*base.SHAPE_FIELDS, "mlp_activations")
+            field: getattr(contents.config, field) for field in (*SHAPE_FIELDS, "mlp_activations")
         },
         "prompts": {name: _about(one) for name, one in contents.methods.items()},
         "optimizer_slots": len(contents.slots),
         "arrays": {name: _about(one) for name, one in sorted(tensors.items())},
     }
+    if contents.digest is not None:
+        found["hash"] = contents.digest
     if values:
         digest = parameters.Fingerprint()
         for name, one in tensors.items():
@@ -47,6 +49,7 @@ def about_model(contents: Contents, *, values: bool = False) -> dict[str, Any]:
             digest.add(name, array)
             found["arrays"][name] |= _norms(array)
         found["hash"] = digest.hexdigest()
+        contents.check_digest(found["hash"])
     return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from prompt_tuning.checkpoints import mapping, run_folder, run_trees
+from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.checkpoints.containers.stored import Stored
 from prompt_tuning.checkpoints.contents import Contents, contents
 from prompt_tuning.checkpoints.run_record import RunRecord, checksum, differences
@@ -48,7 +49,8 @@ class RunCheckpoints:
         identity: Mapping[str, str] | None = None,
         accept_changes: bool = False,
     ):
-        self._folder = epath.Path(model_dir) / FOLDER
+        # orbax takes no other path.
+        self._folder = storage.absolute(epath.Path(model_dir)) / FOLDER
         self._base = base
         self._keep = keep
         self._identity = None if identity is None else dict(identity)

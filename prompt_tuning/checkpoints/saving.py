@@ -32,7 +32,8 @@ def dtype_named(name: str | None) -> np.dtype | None:
         ConfigError: a name that is not in DTYPES.
     """
     if name is not None and name not in DTYPES:
+        hint = " Only a model in the format 'safetensors' can be int8." if name == "int8" else ""
         raise ConfigError(
-            f"Cannot save as {name!r}, expected {' or '.join(DTYPES)}.{nearest(name, DTYPES)}"
+            f"Cannot save as {name!r}, expected {' or '.join(DTYPES)}.{nearest(name, DTYPES)}{hint}"
         )
     return None if name is None else DTYPES[name]

@@ -21,7 +21,7 @@ from prompt_tuning.errors import CheckpointError
 
 LAYERS_AXIS = 1
 # More than any T5 has; a damaged header may say anything.
-_MOST_LAYERS = 1024
+MOST_LAYERS = 1024
 _SCANNED = re.compile(r"(encoder|decoder)/\1/(.+)")
 _RELATIVE = re.compile(r"(encoder|decoder)/layers_\d+/relpos_bias/.+")
 _KERNEL = re.compile(r".+/(attention|self_attention|encoder_decoder_attention)/(\w+)/kernel")
@@ -69,10 +69,10 @@ def _check_depths(tensors: Mapping[str, Stored]) -> None:
     for name, tensor in tensors.items():
         if not (match := _SCANNED.fullmatch(name)):
             continue
-        if len(tensor.shape) <= LAYERS_AXIS or tensor.shape[LAYERS_AXIS] > _MOST_LAYERS:
+        if len(tensor.shape) <= LAYERS_AXIS or tensor.shape[LAYERS_AXIS] > MOST_LAYERS:
             raise CheckpointError(
                 f"{tensor.where} ({name}) has shape {tensor.shape}; expected the layers of a "
-                f"scanned stack, at most {_MOST_LAYERS}, in dimension {LAYERS_AXIS}."
+                f"scanned stack, at most {MOST_LAYERS}, in dimension {LAYERS_AXIS}."
             )
         depths.setdefault(match[1], {})[tensor.shape[LAYERS_AXIS]] = tensor.where
     for stack, found in depths.items():

@@ -28,8 +28,9 @@ def parse_convert(program: str, about: str, argv: Sequence[str]) -> argparse.Nam
     add(
         "--to_format",
         metavar="NAME",
-        help="t5x, orbax, huggingface, peft, npy or prompt; without it told from PATH: *.npy is "
-        "npy, *.safetensors is prompt, checkpoint_<step> is t5x",
+        help="t5x, orbax, huggingface, safetensors, peft, npy or prompt; without it told from "
+        "PATH: *.npy is npy, checkpoint_<step> is t5x, *.safetensors is prompt, or safetensors of "
+        "a model without a prompt",
     )
     add(
         "--base",
@@ -38,7 +39,11 @@ def parse_convert(program: str, about: str, argv: Sequence[str]) -> argparse.Nam
         "to put a prompt into a t5x checkpoint, and to verify",
     )
     add("--base_name", metavar="NAME", help="what others call the base, e.g. google/t5-base")
-    add("--dtype", choices=DTYPES, help="to store a model in; without it as it is")
+    add(
+        "--dtype",
+        choices=(*DTYPES, "int8"),
+        help="to store a model in; without it as it is read; int8 for safetensors only",
+    )
     add("--step", type=int, metavar="N", help="of a model whose format does not say")
     add("--task", type=int, metavar="I", help="which prompt of a multi-task adapter, from 0")
     add("--family", choices=("t5", "mt5"), help="model_type of a Hugging Face model")

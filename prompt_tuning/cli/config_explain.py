@@ -98,4 +98,6 @@ def _short(one: Explanation) -> str:
     if one.state == "required":
         return "REQUIRED"
     value = one.values[-1]
+    if len(value) > _WIDEST and len(one.values) > 1 and one.values[-2].startswith("@"):
+        value = one.values[-2]  # says more than the beginning of a path
     return value if len(value) <= _WIDEST else f"{value[: _WIDEST - 4]} ..."

@@ -26,7 +26,7 @@ _FREE = re.compile(
     | Saving\.\w+ | Monitor\.\w+ | TeacherForced\.\w+ | TaskMetrics\.\w+ | task_evaluations\.\w+
     # Of the data the source's own fingerprint speaks, of the vocabulary its content.
     | task_split\.\w+ | FileTask\.\w+ | TsvTask\.\w+ | tsv_splits\.\w+ | register_\w+\.\w+
-    | load_corpus\.\w+ | corpus_vocabulary\.\w+ | SentencePieceVocabulary\.\w+
+    | in_folder\.\w+ | load_corpus\.\w+ | corpus_vocabulary\.\w+ | SentencePieceVocabulary\.\w+
     | ByteVocabulary\.\w+ | load_embeddings\.path | task_batches\.split
     | CorpusBatches\.(tokens | vocabulary)
     )""",

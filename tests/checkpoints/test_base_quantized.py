@@ -40,7 +40,7 @@ def check_is_quantized(arrays, how):
     assert arrays.keys() == expected.keys() | {f"{name}_scale" for name in quantized}
 
 
-@pytest.mark.parametrize("name", ["t5x", "orbax", "huggingface"])
+@pytest.mark.parametrize("name", ["t5x", "orbax", "huggingface", "safetensors"])
 @pytest.mark.parametrize(
     "how", [WAYS[0], pytest.param(WAYS[1], marks=pytest.mark.slow)], ids=["int8", "int4 in groups"]
 )

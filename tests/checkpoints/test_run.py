@@ -66,6 +66,13 @@ def restore(folder, like, *, base=BASE):
         return checkpoints.restore(like)
 
 
+def test_a_run_saves_into_a_folder_that_is_named_from_the_current_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = drawn(fresh(), step=3)
+    save("run", state)
+    assert_identical(restore("run", fresh()), state)
+
+
 def assert_identical(ours, theirs):
     assert ours.step == theirs.step
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)

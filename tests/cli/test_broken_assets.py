@@ -18,6 +18,7 @@ from prompt_tuning.checkpoints import formats
 from tests import assets
 from tests.reference_models import GOLDEN
 
+QUERY = "encoder/layers/attention/query/kernel"
 KERNEL = "target.encoder.layers_0.attention.query.kernel"
 
 
@@ -27,7 +28,8 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     for name in formats.WRITABLE:
         path = assets.write_model(folder / name, name)
-        path.rename(folder / f"{name}.model")
+        path.rename(folder / FILES.get(name, f"{name}.model"))
+    assets.write_model(folder / "int8", "safetensors", dtype="int8").rename(folder / FILES["int8"])
     held = assets.opened()
     formats.MODEL_FORMATS["huggingface"].save(
         held.tensors,
@@ -110,6 +112,20 @@ def header(edit):
     return change
 
 
+def metadata(**values):
+    return lambda content: content["__metadata__"].update(values)
+
+
+def of_config(**values):
+    """Edits the configuration inside the metadata of a model file."""
+
+    def edit(content):
+        config = json.loads(content["__metadata__"]["config"]) | values
+        content["__metadata__"]["config"] = json.dumps(config)
+
+    return edit
+
+
 def longest_header(path):
     file = _one(path, "*.safetensors")
     file.write_bytes((1 << 62).to_bytes(8, "little") + file.read_bytes()[8:])
@@ -175,6 +191,10 @@ def other_network(path):
 
 def set_to(key, value):
     return lambda content: content.__setitem__(key, value)
+
+
+def renamed(name, other):
+    return lambda content: content.update({other: content.pop(name)})
 
 
 def first_shard(value):
@@ -312,6 +332,64 @@ BROKEN = {
     ),
     "a pickle of garbage": ("huggingface", pickled(lambda path: b"\x80\x02garbage"), "bin"),
     "a zip bomb": ("huggingface", zip_bomb, "pytorch_model.bin"),
+    # Our own.
+    "a model file cut": ("safetensors", cut(""), "base.safetensors"),
+    "a model file of garbage": ("safetensors", garbage(""), "base.safetensors"),
+    "a model file of a later version": (
+        "safetensors",
+        header(metadata(format="prompt-tuning model 2")),
+        "its metadata says format 'prompt-tuning model 2', expected 'prompt-tuning model 1'",
+    ),
+    "a model file without its configuration": (
+        "safetensors",
+        header(lambda content: content["__metadata__"].pop("config")),
+        "missing 'embed_dim'",
+    ),
+    "a model file with a configuration of another size": (
+        "safetensors",
+        header(of_config(embed_dim=48)),
+        "says embed_dim is 48, its arrays say 40",
+    ),
+    "a model file with text for a number": (
+        "safetensors",
+        header(of_config(num_heads="many")),
+        "says num_heads is 'many', which is no value of it",
+    ),
+    "a model file with an unknown activation": (
+        "safetensors",
+        header(of_config(mlp_activations=["gelu", ["linear"]])),
+        "says mlp_activations is a list of 2, which",
+    ),
+    "a model file with a step that is none": (
+        "safetensors",
+        header(metadata(step="soon")),
+        "The metadata 'step' of .*base.safetensors is 'soon', expected",
+    ),
+    "a model file with a layer by itself": (
+        "safetensors",
+        header(renamed(QUERY, QUERY.replace("layers", "layers_0"))),
+        "layers_0/attention/query/kernel.* expected all layers of a stack",
+    ),
+    "a model file with an array too few": (
+        "safetensors",
+        header(renamed("encoder/encoder_norm/scale", "encoder/encoder_nrom/scale")),
+        "missing 'encoder/encoder_norm/scale'",
+    ),
+    "integers without scales": (
+        "int8",
+        header(renamed(f"{QUERY}.scale", f"{QUERY}.scales")),
+        "is int8 of shape .2, 40, 48. and needs scales, .* there is none",
+    ),
+    "scales of another shape": (
+        "int8",
+        header(lambda content: content[f"{QUERY}.scale"].update(shape=[48, 2])),
+        "are float32 of shape .2, 48.; there is float32 of shape .48, 2.",
+    ),
+    "integers where there are none": (
+        "int8",
+        header(renamed("token_embedder/embedding", "encoder/relpos_bias/embedding")),
+        "encoder/relpos_bias/embedding holds int8, expected one of float32",
+    ),
     # Mesh TensorFlow.
     "mesh, no data": ("mtf", removed("*.data-*"), "data-"),
     "mesh, data cut": ("mtf", cut("*.data-*"), "data-"),
@@ -346,13 +424,14 @@ BROKEN = {
     ),
 }
 NAMES = {"npy": "prompt.npy", "prompt": "prompt.safetensors", "peft": "adapter"}
+FILES = NAMES | {"safetensors": "base.safetensors", "int8": "int8.safetensors"}
 
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_source_is_refused(whole, tmp_path, capsys, case):
     kind, change, message = BROKEN[case]
-    source = tmp_path / "source" / NAMES.get(kind, "checkpoint_1")
-    _copy(whole / NAMES.get(kind, f"{kind}.model"), source)
+    source = tmp_path / "source" / FILES.get(kind, "checkpoint_1")
+    _copy(whole / FILES.get(kind, f"{kind}.model"), source)
     source = change(source) or source
     target = tmp_path / "out" / ("prompt.npy" if kind in NAMES else "converted")
     name = "npy" if kind in NAMES else "t5x" if kind != "t5x" else "huggingface"
@@ -366,8 +445,8 @@ def test_a_broken_source_is_refused(whole, tmp_path, capsys, case):
 
 @pytest.mark.parametrize("kind", sorted({kind for kind, _, _ in BROKEN.values()}))
 def test_what_is_not_broken_is_converted(whole, tmp_path, kind):
-    source = tmp_path / "source" / NAMES.get(kind, "checkpoint_1")
-    _copy(whole / NAMES.get(kind, f"{kind}.model"), source)
+    source = tmp_path / "source" / FILES.get(kind, "checkpoint_1")
+    _copy(whole / FILES.get(kind, f"{kind}.model"), source)
     target = tmp_path / "out" / ("prompt.npy" if kind in NAMES else "converted")
     name = "npy" if kind in NAMES else "t5x" if kind != "t5x" else "huggingface"
     flags = ["convert", f"--from={source}", f"--to={target}", f"--to_format={name}"]

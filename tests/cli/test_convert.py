@@ -12,12 +12,13 @@ from prompt_tuning import __main__
 from prompt_tuning.checkpoints import formats, verification
 from tests import assets
 
-MODELS = ("t5x", "orbax", "huggingface")
+MODELS = ("t5x", "orbax", "huggingface", "safetensors")
 PROMPTS = ("npy", "prompt", "peft")
 TARGETS = {
     "t5x": "checkpoint_7",
     "orbax": "orbax",
     "huggingface": "hf",
+    "safetensors": "model.safetensors",
     "npy": "out.npy",
     "prompt": "out.safetensors",
     "peft": "peft",
@@ -89,13 +90,24 @@ def test_the_format_is_told_from_the_name_of_the_target(tmp_path):
     for name in ("out.npy", "out.safetensors"):
         assert convert(source, tmp_path / name) == 0
     model = assets.write_model(tmp_path / "b", "huggingface")
-    assert convert(model, tmp_path / "checkpoint_5") == 0
-    names = ["out.npy", "out.safetensors", "checkpoint_5"]
+    for name in ("checkpoint_5", "model.safetensors"):
+        assert convert(model, tmp_path / name) == 0
+    names = ["out.npy", "out.safetensors", "checkpoint_5", "model.safetensors"]
     assert [formats.format_of(assets.epath.Path(tmp_path / name)) for name in names] == [
         "npy",
         "prompt",
         "t5x",
+        "safetensors",
     ]
+
+
+def test_a_safetensors_file_holds_the_prompt_of_a_model_that_has_one(files, tmp_path):
+    assert convert(files["full"], tmp_path / "1.safetensors") == 0
+    np.testing.assert_array_equal(
+        formats.open_prompt(tmp_path / "1.safetensors").vectors, assets.prompt()
+    )
+    assert convert(files["full"], tmp_path / "2.safetensors", "--without_prompt") == 0
+    assert_same(loaded(tmp_path / "2.safetensors")[1], assets.arrays())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -124,6 +136,22 @@ def test_verify_says_what_a_cast_costs(tmp_path, capsys):
     difference = float(found.split("random tokens): ")[1].split(";")[0])
     assert 1e-4 < difference < 0.5
     assert {array.dtype.name for array in loaded(tmp_path / "hf")[1].values()} == {"bfloat16"}
+
+
+def test_a_model_in_int8_says_nearly_the_same_in_a_quarter_of_the_bytes(tmp_path, capsys):
+    source = assets.write_model(tmp_path, "t5x")
+    target, again = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    assert convert(source, target, "--dtype=int8", "--verify") == 0
+    found = capsys.readouterr().out
+    difference = float(found.split("random tokens): ")[1].split(";")[0])
+    scale = float(found.split("standard deviation is ")[1].rstrip(".\n"))
+    assert 0 < difference < 0.5 * scale
+    bytes_of_float32 = sum(array.nbytes for array in assets.arrays().values())
+    assert target.stat().st_size < 0.45 * bytes_of_float32  # with a header for a large model
+    # What is read is float32, and in int8 the same bytes.
+    assert {array.dtype.name for array in loaded(target)[1].values()} == {"float32"}
+    assert convert(target, again, "--dtype=int8") == 0
+    assert again.read_bytes() == target.read_bytes()
 
 
 def test_a_prompt_over_its_base_becomes_a_full_t5x_checkpoint(tmp_path, capsys):
@@ -197,6 +225,10 @@ USAGE = {
     "a prompt into a format for models alone": (
         ["--from={full}", "--to={new}", "--to_format=huggingface"],
         "holds a prompt .* Add --without_prompt",
+    ),
+    "int8 in another format": (
+        ["--from={t5x}", "--to={new}", "--dtype=int8", "--to_format=huggingface"],
+        "Cannot save as 'int8', .* Only a model in the format 'safetensors' can be int8",
     ),
     "an unknown dtype": (
         ["--from={t5x}", "--to={new}", "--dtype=float16", "--to_format=t5x"],

@@ -1,6 +1,7 @@
 """`prompt-tuning inspect`, `diff`, `extract`, `sample-vocabulary` and `splice`."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from prompt_tuning.checkpoints import formats
 from prompt_tuning.checkpoints.base import fingerprint
 from tests import assets, small_vocabulary
 
-MODELS = ("t5x", "orbax", "huggingface")
+MODELS = ("t5x", "orbax", "huggingface", "safetensors")
 PROMPTS = ("npy", "prompt", "peft")
 
 
@@ -52,7 +53,7 @@ def test_a_model_is_described(files, capsys, name):
     assert (architecture["num_heads"], architecture["decoder_layers"]) == (3, 1)
     shapes = {key: list(array.shape) for key, array in assets.arrays().items()}
     assert {key: one["shape"] for key, one in about["arrays"].items()} == shapes
-    assert "hash" not in about
+    assert ("hash" in about) == (name == "safetensors")  # of which it says so itself
 
 
 def test_all_values_of_a_model_are_read_on_request(files, capsys):
@@ -69,6 +70,14 @@ def test_a_prompt_inside_a_model_is_listed(files, capsys):
     assert main("inspect", files["full"], "--json") == 0
     prompts = printed(capsys)["prompts"]
     assert prompts == {assets.T5X_PROMPT: {"shape": [7, 40], "dtype": "float32"}}
+
+
+def test_a_model_in_int8_is_described_as_it_lies_there(tmp_path, capsys):
+    path = assets.write_model(tmp_path, "safetensors", dtype="int8")
+    assert main("inspect", path) == 0
+    assert re.search(r"stored_as +int8 with scales, [\d,]+ bytes\n", capsys.readouterr().out)
+    assert main("inspect", path, "--values", "--json") == 0
+    assert printed(capsys)["hash"] == fingerprint(formats.open_model(path))
 
 
 @pytest.mark.parametrize("name", PROMPTS)

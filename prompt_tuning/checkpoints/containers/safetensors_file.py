@@ -163,12 +163,15 @@ def write_into(
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, one in ordered:
-            _write_array(file, one.load())
+            _write_array(file, one)
 
 
-def _write_array(file: Any, array: np.ndarray) -> None:
+def _write_array(file: Any, one: Stored) -> None:
     """Writes some rows after the other: their bytes are a copy, and turned arrays need one."""
-    rows = array.reshape(1) if array.ndim == 0 else array
-    step = max(1, _BLOCK * len(rows) // max(array.nbytes, 1))
-    for i in range(0, len(rows), step):
-        file.write(rows[i : i + step].tobytes())
+    if not one.shape or one.axis:  # rows lie apart
+        one = Stored.of(one.load().reshape(one.shape or (1,)), one.where)
+    step = max(1, _BLOCK * one.shape[0] // max(one.nbytes, 1))
+    step = max(1, step // one.rows) * one.rows
+    rest = (slice(None),) * (len(one.shape) - 1)
+    for i in range(0, one.shape[0], step):
+        file.write(one.part((slice(i, i + step), *rest)).tobytes())

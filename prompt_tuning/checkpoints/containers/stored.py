@@ -6,7 +6,7 @@ be turned into every other, one array at a time.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -47,6 +47,22 @@ class Stored:
             return np.asarray(array[index])  # a scalar, where there is no dimension
 
         return cls(shape=array.shape, dtype=array.dtype, read=read, where=where)
+
+    @classmethod
+    def stack(cls, layers: Sequence["Stored"]) -> "Stored":
+        """Returns arrays of one shape and dtype along a new first dimension; undoes `layer`."""
+        first = layers[0]
+
+        def read(index: Index) -> np.ndarray:
+            chosen = layers[index[0]]
+            sizes = [one.stop - one.start for one in index[1:]]
+            found = np.empty((len(chosen), *sizes), first.dtype)
+            for into, one in zip(found, chosen, strict=True):
+                into[...] = one.part(index[1:])
+            return found
+
+        shape = (len(layers), *first.shape)
+        return cls(shape=shape, dtype=first.dtype, read=read, where=first.where)
 
     @property
     def size(self) -> int:

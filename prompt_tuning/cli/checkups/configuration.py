@@ -9,6 +9,7 @@ from prompt_tuning.cli.arguments import RunArguments
 from prompt_tuning.cli.checkups.finding import Finding
 from prompt_tuning.cli.configuration import gin_checks, gin_reader
 from prompt_tuning.cli.configuration.gin_reader import Configuration, Macro, binding_name
+from prompt_tuning.cli.configuration.shipped_paths import with_paths
 from prompt_tuning.errors import ConfigError, PromptTuningError
 from prompt_tuning.paths import unreachable
 
@@ -24,7 +25,8 @@ class Settings:
     def __getitem__(self, name: str) -> Any:
         """Returns a macro's value, through other macros; None for one without a value of its own.
 
-        What a gin file computes (`@function()`) is unknown before it is called, so it is None, too.
+        What a gin file computes (`@function()`) is unknown before it is called, so it is None, too,
+        but for the paths of files that the package brings along.
         """
         return self._resolved(self.values.get(name), seen=(name,))
 
@@ -41,6 +43,7 @@ class Settings:
             return None if again else self._resolved(self.values.get(value.name), following)
         if isinstance(value, list | tuple):
             return [self._resolved(one, seen) for one in value]
+        value = with_paths(value)
         return None if isinstance(value, gin_reader.Reference) else value
 
 

@@ -24,6 +24,7 @@ from prompt_tuning.cli.configuration.provenance import (
     settings,
     shown,
 )
+from prompt_tuning.cli.configuration.shipped_paths import with_paths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,8 @@ class Explanation:
         kind: `macro` or `parameter`.
         state: `set`; `default`; `required`, if a value must still be given; `given`, if only the
             code that calls the function gives one.
-        values: as it was written, then with macros replaced; the last is the value in effect.
+        values: as it was written, then with macros replaced, then with the paths of files that
+            the package brings along; the last is the value in effect.
         said: the statement in effect, then those of the macros that it reads.
         readers: of a macro.
         in_scopes: what is said to a parameter in scopes of its own.
@@ -113,6 +115,8 @@ def _explained(found: Settings, kind: str, about: Sequence[BindingStatement]) ->
     last = about[-1]
     macros = found.macros()
     values = resolved(last.value, {name: one.value for name, one in macros.items()})
+    if (path := with_paths(values[-1])) != values[-1]:
+        values.append(path)
     reads = {name: found.about(name) for name in _reads(last, macros)}
     reads.pop(binding_name(last), None)  # of a macro that is defined by itself
     target = last  # of a flag: the macro that a value is nothing but, where it is one

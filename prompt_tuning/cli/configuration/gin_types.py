@@ -24,6 +24,7 @@ from prompt_tuning.cli.configuration.gin_reader import (
     place,
     setting_of,
 )
+from prompt_tuning.cli.configuration.provenance import shown
 from prompt_tuning.errors import ConfigError
 
 _WORDS = {
@@ -71,23 +72,31 @@ def _faults(one: BindingStatement, macros: Mapping[str, BindingStatement]) -> It
         if isinstance(source.value, Macro) and source.value.name in macros:
             source = macros[source.value.name]
     value = source.value
-    try:
-        configurable = gin_config._REGISTRY.get_match(one.selector.rpartition(".")[2])
-    except KeyError:  # several functions of this name
-        return
-    accepted = None if configurable is None else _accepted(configurable.wrapped, one.arg_name)
-    if accepted is None or isinstance(value, Macro | Reference) or _fits(value, accepted):
+    accepted = _accepted(_function(one.selector.rpartition(".")[2]), one.arg_name)
+    if accepted is None or isinstance(value, Macro) or _fits(value, accepted):
         return
     wanted = " or ".join(_WORDS[kind] for kind in accepted)
     name = binding_name(source)
     of = "" if source is one else f", of {binding_name(one)}"
     mended = _mended(value, accepted)
     fix = f" Write {gin_flag(name, mended)}." if mended else ""
-    yield f"{place(source)}: {name} is {value!r}, expected {wanted}{of}.{fix}"
+    yield f"{place(source)}: {name} is {_said(value)}, expected {wanted}{of}.{fix}"
+
+
+def _function(selector: str) -> Any:
+    """Returns what a name of the configuration means; None if that is nothing or several things."""
+    try:
+        configurable = gin_config._REGISTRY.get_match(selector)
+    except KeyError:  # several functions of this name
+        return None
+    return None if configurable is None else configurable.wrapped
 
 
 def _accepted(function: Any, argument: str) -> list[type] | None:
-    """Returns the plain types that an argument may have; None if it may have others too."""
+    """Returns the plain types that an argument may have; None if it may have others too.
+
+    Those that a function returns are the types of its argument `return`.
+    """
     construct = function.__init__ if inspect.isclass(function) else function
     try:
         hint = typing.get_type_hints(construct).get(argument)
@@ -107,13 +116,38 @@ def _accepted(function: Any, argument: str) -> list[type] | None:
 
 
 def _fits(value: Any, accepted: list[type]) -> bool:
+    if isinstance(value, Reference):
+        return value.evaluate and _returns(value, accepted)
     if isinstance(value, bool):
         return bool in accepted
     return any(isinstance(value, _TAKES[kind]) for kind in accepted)
 
 
+def _returns(reference: Reference, accepted: list[type]) -> bool:
+    """Whether a function returns a type that is accepted, as far as that is known."""
+    function = _function(reference.selector.rpartition("/")[2])
+    # A class returns itself, whatever its constructor does.
+    kinds = None if inspect.isclass(function) else _accepted(function, "return")
+    takes = {one for kind in accepted for one in _as_types(_TAKES[kind])}
+    return kinds is None or any(takes & set(_as_types(_TAKES[kind])) for kind in kinds)
+
+
+def _as_types(kinds: Any) -> tuple[type, ...]:
+    return kinds if isinstance(kinds, tuple) else (kinds,)
+
+
+def _said(value: Any) -> str:
+    if not isinstance(value, Reference):
+        return repr(value)
+    what = "which returns something else" if value.evaluate else "a function that is not called"
+    return f"{shown(value)}, {what}"
+
+
 def _mended(value: Any, accepted: list[type]) -> str | None:
     """Returns what was probably meant: `'32'` is 32 in quotes."""
+    if isinstance(value, Reference):
+        called = Reference(value.selector, evaluate=True)
+        return shown(called) if not value.evaluate and _fits(called, accepted) else None
     if isinstance(value, str) and collections.abc.Sequence in accepted:
         return repr([value])
     if isinstance(value, str) and str not in accepted:

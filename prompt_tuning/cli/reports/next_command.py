@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from prompt_tuning.cli import config
 from prompt_tuning.cli.arguments import gin_flag
+from prompt_tuning.cli.configuration.shipped_paths import spelled_out
 
 # Macros that say what the task, the text and the devices are, and what they are in most runs.
 _SHARED = {
@@ -37,6 +38,8 @@ def next_commands(values: Mapping[str, str], *, trained: str, best: bool) -> lis
         trained: `prompt` or `model`.
         best: whether the run says which of its states is the best.
     """
+    # A command may be typed without the file that imports `shipped`.
+    values = spelled_out(values)
     task, model = _task(values), _model_file(values)
     if task is None or model is None or "MODEL_DIR" not in values:
         return []

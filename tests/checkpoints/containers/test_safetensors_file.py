@@ -110,6 +110,26 @@ def test_only_the_rows_that_are_needed_are_read(path):
     assert peak < 1_000_000
 
 
+def test_a_stack_is_written_a_layer_at_a_time(path, monkeypatch):
+    monkeypatch.setattr(safetensors_file, "_BLOCK", 100_000)
+
+    def layer(i):
+        return Stored(
+            shape=(500, 1000),
+            dtype=np.dtype(np.float32),
+            read=lambda index: np.full((500, 1000), i, np.float32)[index],
+            where=str(i),
+        )
+
+    tracemalloc.start()
+    write_safetensors(path, {"x": Stored.stack([layer(i) for i in range(8)])}, {})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * 2_000_000
+    written = open_safetensors(path).tensors["x"]
+    np.testing.assert_array_equal(written[:, 499:500, 3:4].ravel(), np.arange(8))
+
+
 def test_writing_holds_one_array_at_a_time(path, monkeypatch):
     monkeypatch.setattr(safetensors_file, "_BLOCK", 100_000)
 

@@ -20,6 +20,10 @@ VIEWS = {
         lambda stored: stored.layer(1, axis=1).transposed(),
         lambda array: array[:, 1].T,
     ),
+    "its layers, stacked again": (
+        lambda stored: Stored.stack([stored.layer(i) for i in range(2)]),
+        lambda array: array,
+    ),
 }
 PARTS = [slice(None), slice(0, 1), slice(1, None), slice(-2, None), slice(2, 2)]
 

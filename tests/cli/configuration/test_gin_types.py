@@ -33,6 +33,13 @@ RIGHT = [
     "function='whatever'",
     "anything='x'",
     "untyped='x'",
+    "untyped=@toy.a_name",
+    "name=@toy.a_name()",
+    "name=@toy.unsaid()",
+    "share=@toy.a_count()",
+    "either=@toy.a_name()",
+    "function=@toy.a_count",
+    "anything=@toy.a_count",
 ]
 WRONG = [
     ("count='32'", "an integer", "--gin.typed.count=32"),
@@ -68,6 +75,23 @@ def test_a_value_of_a_wrong_type_is_named_with_what_was_expected(folder, binding
         parse(f"typed.{binding}")
     message = f"--gin.typed.{name}: typed.{name} is {value}, expected {wanted}."
     assert str(error.value) == message + (f" Write {fix}." if fix else "")
+
+
+CALLS = {
+    "name = @toy.a_name": "a function that is not called, expected text. Write "
+    "--gin.typed.name='@toy.a_name()'.",
+    "name = @toy.a_count": "a function that is not called, expected text.",
+    "name = @toy.a_count()": "which returns something else, expected text.",
+    "maybe = @toy.a_name()": "which returns something else, expected an integer or None.",
+}
+
+
+@pytest.mark.parametrize("binding", CALLS)
+def test_functions_are_called_and_return_what_is_expected(folder, binding):
+    with pytest.raises(ConfigError) as error:
+        parse(f"typed.{binding}")
+    name, _, value = binding.partition(" = ")
+    assert str(error.value) == f"--gin.typed.{name}: typed.{name} is {value}, {CALLS[binding]}"
 
 
 def test_a_value_behind_a_macro_is_told_where_the_macro_is_set(folder):

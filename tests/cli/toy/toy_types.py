@@ -25,5 +25,17 @@ def typed(
     return {**locals()}
 
 
+def a_name() -> str:
+    return "a"
+
+
+def a_count() -> int:
+    return 3
+
+
+def unsaid():
+    return "a"
+
+
 def hidden(prompt: "Prompt | None" = None, count: int = 1) -> None:
     """Has an annotation that only a type checker can read."""
