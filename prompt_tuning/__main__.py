@@ -23,6 +23,7 @@ from prompt_tuning.cli import (
     find_module,
     launch_command_arguments,
     plan_arguments,
+    report_arguments,
     task_arguments,
 )
 from prompt_tuning.errors import (
@@ -130,6 +131,12 @@ COMMANDS = {
         module="prompt_tuning.cli.splice",
         about="Puts a prompt into a full t5x checkpoint.",
         parse=asset_arguments.parse_splice,
+        on_checkpoints=True,
+    ),
+    "report": Command(
+        module="prompt_tuning.cli.report",
+        about="Shows what became of a run, as one page with plots, and as pictures.",
+        parse=report_arguments.parse_report,
         on_checkpoints=True,
     ),
     "demo": Command(

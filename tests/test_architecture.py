@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Lowest first. A module imports from the lines above its own, and from its own sub-package.
 LAYERS = [
-    {"errors", "libtpu", "paths"},
+    {"errors", "libtpu", "paths", "shipped"},
     {"batch", "layout", "vocabulary"},
     {"model", "prompts", "losses", "partitioning"},
     {"training", "decoding"},
@@ -25,6 +25,7 @@ LAYERS = [
     {"checkpoints"},  # of what training holds
     {"data", "serving"},
     {"evaluation"},  # of the examples of a split
+    {"reporting"},  # of what a run has left
     {"cli"},
     {"__main__"},
     {"scripts"},  # what scripts for the original call
@@ -43,6 +44,8 @@ HOMES = {
     "absl.app": FLAGS,
     "absl.flags": FLAGS,
     "gin": ["prompt_tuning.cli"],
+    "jinja2": ["prompt_tuning.reporting"],
+    "matplotlib": ["prompt_tuning.reporting"],
     "seqio": SEQIO,
     "tensorflow": SEQIO,
     "tensorflow_datasets": SEQIO,

@@ -11,7 +11,7 @@ from prompt_tuning.__main__ import COMMANDS
 
 ROOT = pathlib.Path(__file__).parent.parent
 OPTIONAL = {"gin", "seqio", "tensorflow", "torch", "transformers"}
-HEAVY = OPTIONAL | {"absl", "etils", "flax", "jax", "numpy", "optax", "orbax"}
+HEAVY = OPTIONAL | {"absl", "etils", "flax", "jax", "matplotlib", "numpy", "optax", "orbax"}
 
 
 def run(code):

@@ -55,6 +55,24 @@ def test_wheel_holds_every_module(wheel):
     assert modules - set(wheel.namelist()) == set()
 
 
+def test_wheel_holds_what_the_page_of_a_report_is_made_of(wheel):
+    files = {str(path.relative_to(ROOT)) for path in ROOT.glob("prompt_tuning/reporting/page.*")}
+    assert len(files) == 3
+    assert files - set(wheel.namelist()) == set()
+
+
+def test_wheel_holds_what_is_shipped_with_it_and_stays_small(wheel):
+    files = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.glob("prompt_tuning/shipped/**/*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert len(files) > 1
+    assert files - set(wheel.namelist()) == set()
+    shipped = [one for one in wheel.infolist() if one.filename in files]
+    assert sum(one.compress_size for one in shipped) < 16_000_000
+
+
 def test_wheel_adds_no_other_top_level_name(wheel):
     about = f"prompt_tuning-{prompt_tuning.__version__}.dist-info"
     assert {name.partition("/")[0] for name in wheel.namelist()} == {"prompt_tuning", about}

@@ -168,6 +168,7 @@ COMPLETERS: Mapping[str, Callable[..., Iterable[str]]] = {
     "FILE": _files,
     "PATH": _files,
     "DIR": _folders,
+    "MODEL_DIR": _folders,
     "DIR,DIR": _folders,
     "true|false": lambda **_: ("true", "false"),
 }

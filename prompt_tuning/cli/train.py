@@ -19,6 +19,8 @@ from prompt_tuning.cli import config, horizon
 from prompt_tuning.cli.arguments import RunArguments
 from prompt_tuning.cli.base import check_vocabulary, open_base
 from prompt_tuning.cli.bookkeeping import Bookkeeping
+from prompt_tuning.cli.environment import FILE as ENVIRONMENT
+from prompt_tuning.cli.environment import environment
 from prompt_tuning.cli.identity import identity
 from prompt_tuning.cli.launch import launched, writing_explained
 from prompt_tuning.cli.outputs import Evaluations, Prompts
@@ -32,7 +34,7 @@ from prompt_tuning.errors import ConfigError, Preempted
 from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.losses import Loss
 from prompt_tuning.model import T5, parameters
-from prompt_tuning.partitioning import Partitioning, is_main
+from prompt_tuning.partitioning import Partitioning, Placement, is_main
 from prompt_tuning.prompts.combine import described
 from prompt_tuning.training import loop
 from prompt_tuning.training.clock import Clock, duration
@@ -287,7 +289,7 @@ def train(
         if resumed or (run_eval_before_training and state.step == first_step):
             books.evaluate(state)
         if state.step < last_step and not (books.exhausted or preemption.requested):
-            _describe(folder, module)
+            _describe(folder, module, placed)
             batches = stack.enter_context(
                 contextlib.closing(prefetch(data.batches(state.step), place=place))
             )
@@ -397,9 +399,10 @@ def _writers(folder: epath.Path, step: int) -> Writers:
     )
 
 
-def _describe(folder: epath.Path, module: T5) -> None:
-    """Writes the configuration that is in effect and the list of parameters."""
+def _describe(folder: epath.Path, module: T5, placed: Placement) -> None:
+    """Writes the configuration that is in effect, the list of parameters and what made the run."""
     if is_main():
         table = parameters.table(nnx.state(module))
         storage.write_whole(folder / "config.gin", config.operative_config().encode())
         storage.write_whole(folder / "model-info.txt", table.encode())
+        storage.write_whole(folder / ENVIRONMENT, environment(placed))

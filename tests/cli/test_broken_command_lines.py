@@ -397,6 +397,9 @@ TABLE = [
     row(
         "comparing what is no run", "config diff {place} {out}", CHECKPOINT, "{place}", "config.gin"
     ),
+    row(
+        "a report of what is no run", "report {place}", CHECKPOINT, "{place}", "train/metrics.jsonl"
+    ),
     row("a shell that there is not", "completion tcsh", USAGE, "tcsh", "bash"),
     row(
         "a module that there is not",
