@@ -86,6 +86,7 @@ def install(folder):
     write_task(folder / "everyday")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_the_package_lies_elsewhere(folder, monkeypatch, capsys):
     install(folder / "here")
     monkeypatch.setattr(shipped, "_FOLDER", folder / "here")

