@@ -204,6 +204,7 @@ def test_an_error_that_ends_the_run_is_not_hidden_by_one_of_the_last_save(tmp_pa
     assert "The state of step 5 could not be written" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_saving_leaves_a_whole_checkpoint(tmp_path):
     for seed in range(4):
         forever = """

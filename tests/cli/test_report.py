@@ -76,6 +76,7 @@ def test_a_run_that_tuned_a_model_has_no_prompt_to_show(world, tmp_path, say):
     assert "films" in page.text["metrics"]
 
 
+@pytest.mark.slow
 def test_another_process_writes_the_same_bytes(world, tmp_path, say):
     """Without a home, where warnings are errors, and with another order of sets."""
     assert say(world.folder / "run", f"--output={tmp_path / 'here'}")[0] == 0

@@ -179,6 +179,7 @@ def test_an_evaluation_that_is_told_to_stop_goes_on(asked, evaluated, tmp_path):
     assert numbers(out) == evaluated
 
 
+@pytest.mark.slow
 def test_two_processes_answer_as_one_does(asked, whole, tmp_path):
     said = asked.finish_together("infer", tmp_path / "out", processes=2)
     assert all("Results written" in one or "Answered" in one for one in said)

@@ -227,7 +227,14 @@ jax.distributed.shutdown()
 """
 
 
-@pytest.mark.parametrize("when", ["before", "sigterm", "ctrl-c"])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "sigterm",
+        pytest.param("before", marks=pytest.mark.slow),
+        pytest.param("ctrl-c", marks=pytest.mark.slow),
+    ],
+)
 def test_all_processes_stop_before_the_same_step(when, free_port):
     environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     processes = [
