@@ -56,6 +56,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
+@pytest.fixture(scope="session")
+def tpu_compiler():
+    """The compiler for TPUs. It is in the lock, so only where it has no wheel are tests skipped."""
+    return pytest.importorskip("libtpu", reason="libtpu is locked, but built for Linux only")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """No test reads or fills the cache of tokenised splits of whoever runs it."""

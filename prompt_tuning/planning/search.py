@@ -26,22 +26,26 @@ def largest(plan: Callable[[int], Tried], start: int) -> list[tuple[int, Tried]]
         All that was tried, in ascending order of rows; none of them fits if one row does not. The
         last that fits is the most, or no further from it than an eighth of itself.
     """
-    tried = {start: plan(start)}
-    rows = start
-    if tried[start].fits:
-        while tried[rows].fits:
-            rows *= 2
-            tried[rows] = plan(rows)
-        most, least = rows // 2, rows  # that fit, that do not
-    else:
-        while rows > 1 and not tried[rows].fits:
-            rows = rows // 2
-            tried[rows] = plan(rows)
-        most, least = rows, min(other for other, one in tried.items() if not one.fits)
-    while tried[most].fits and least - most > max(1, most // 8):
-        rows = (most + least) // 2
+    tried = {}
+
+    def fits(rows: int) -> bool:
         tried[rows] = plan(rows)
-        most, least = (rows, least) if tried[rows].fits else (most, rows)
+        return tried[rows].fits
+
+    # The most rows that fit, and the least that do not.
+    if fits(start):
+        most = start
+        while fits(2 * most):
+            most *= 2
+        least = 2 * most
+    else:
+        least = start
+        while least > 1 and not fits(least // 2):
+            least //= 2
+        most = least // 2
+    while least - most > max(1, most // 8):
+        rows = (most + least) // 2
+        most, least = (rows, least) if fits(rows) else (most, rows)
     return sorted(tried.items())
 
 

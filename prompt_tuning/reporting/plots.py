@@ -71,12 +71,7 @@ LIGHT = Colours(
 )
 # Stand in an SVG for the variables of the page's style of the same names.
 _STANDING_IN = Colours(
-    paper="#010201",
-    ink="#010202",
-    quiet="#010203",
-    line="#010204",
-    accent="#010205",
-    second="#010206",
+    **{one.name: f"#01020{i}" for i, one in enumerate(dataclasses.fields(Colours), 1)}
 )
 
 

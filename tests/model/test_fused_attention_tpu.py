@@ -26,9 +26,8 @@ P_LENGTH, INPUTS, TARGETS, ROWS = 100, 540, 16, 4
 
 
 @pytest.fixture
-def chips(monkeypatch):
+def chips(monkeypatch, tpu_compiler):
     """Returns the chips of a topology, from the compiler alone."""
-    pytest.importorskip("libtpu", reason="libtpu is locked, but built for Linux only")
     from jax.experimental import topologies  # Loads the compiler.
 
     for name, value in SETTINGS.items():

@@ -50,7 +50,7 @@ def plan(name, *, rows=8, partitions=1, microbatches=1, program="train", **field
 def training(request):
     """The plan over a base that is whole on each of eight devices."""
     if request.param.startswith("v"):
-        pytest.importorskip("libtpu", reason="libtpu is locked, but built for Linux only")
+        request.getfixturevalue("tpu_compiler")
     return plan(request.param, remat="projections")
 
 
@@ -111,8 +111,8 @@ def test_other_programs_compute_what_they_must(program):
     assert plan("cpu:1", program=program).ratio == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.usefixtures("tpu_compiler")
 def test_what_a_compiler_refuses_is_a_plan_that_does_not_fit():
-    pytest.importorskip("libtpu", reason="libtpu is locked, but built for Linux only")
     found = plan("v5e:1x1", rows=65536)
     assert not found.fits
     assert "RESOURCE_EXHAUSTED" in found.refusal

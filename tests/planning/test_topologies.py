@@ -70,9 +70,9 @@ def test_a_device_of_another_kind_is_not():
     assert like("cpu") is None
 
 
+@pytest.mark.usefixtures("tpu_compiler")
 @pytest.mark.parametrize("family", TPUS)
 def test_tpus_are_there_without_one(family):
-    pytest.importorskip("libtpu", reason="libtpu is locked, but built for Linux only")
     name = {"v4": "v4:2x2x1", "v5p": "v5p:2x2x1"}.get(family, f"{family}:2x2")
     found = topologies.topology(name)
     assert len(found.devices) == topologies.devices_in(name)

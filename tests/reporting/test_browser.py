@@ -7,6 +7,7 @@ from prompt_tuning.reporting.run_files import read_run
 from tests.reporting import browser
 from tests.reporting.written_runs import HOSTILE, write_run
 
+# No package of PyPI brings a browser along; what needs none of it is held by `test_report.py`.
 FOUND = browser.found()
 pytestmark = pytest.mark.skipif(
     FOUND is None, reason=f"no browser: none of {', '.join(browser.NAMES)} is on the PATH"

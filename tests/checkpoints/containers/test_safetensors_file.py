@@ -110,19 +110,22 @@ def test_only_the_rows_that_are_needed_are_read(path):
     assert peak < 1_000_000
 
 
+def made(i, values):
+    """Returns an array of 2 MB that is made anew whenever it is read."""
+    return Stored(
+        shape=(500, 1000),
+        dtype=np.dtype(np.float32),
+        read=lambda index: values(i)[index],
+        where=str(i),
+    )
+
+
 def test_a_stack_is_written_a_layer_at_a_time(path, monkeypatch):
     monkeypatch.setattr(safetensors_file, "_BLOCK", 100_000)
 
-    def layer(i):
-        return Stored(
-            shape=(500, 1000),
-            dtype=np.dtype(np.float32),
-            read=lambda index: np.full((500, 1000), i, np.float32)[index],
-            where=str(i),
-        )
-
+    layers = [made(i, lambda i: np.full((500, 1000), i, np.float32)) for i in range(8)]
     tracemalloc.start()
-    write_safetensors(path, {"x": Stored.stack([layer(i) for i in range(8)])}, {})
+    write_safetensors(path, {"x": Stored.stack(layers)}, {})
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4 * 2_000_000
@@ -133,15 +136,7 @@ def test_a_stack_is_written_a_layer_at_a_time(path, monkeypatch):
 def test_writing_holds_one_array_at_a_time(path, monkeypatch):
     monkeypatch.setattr(safetensors_file, "_BLOCK", 100_000)
 
-    def made(i):
-        return Stored(
-            shape=(500, 1000),
-            dtype=np.dtype(np.float32),
-            read=lambda index: np.full((1000, 500), i, np.float32).T[index],
-            where=str(i),
-        )
-
-    tensors = {str(i): made(i) for i in range(10)}
+    tensors = {str(i): made(i, lambda i: np.full((1000, 500), i, np.float32).T) for i in range(10)}
     tracemalloc.start()
     write_safetensors(path, tensors, {})
     _, peak = tracemalloc.get_traced_memory()
