@@ -13,6 +13,8 @@ from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.checkpoints.run_record import differences
 from prompt_tuning.cli import config
 from prompt_tuning.cli.arguments import RunArguments
+from prompt_tuning.cli.environment import FILE as ENVIRONMENT
+from prompt_tuning.cli.environment import environment
 from prompt_tuning.cli.identity import identity
 from prompt_tuning.cli.launch import launched, writing_explained
 from prompt_tuning.cli.outputs import Evaluations
@@ -24,7 +26,7 @@ from prompt_tuning.errors import ConfigError, Preempted
 from prompt_tuning.evaluation.evaluate import Evaluation
 from prompt_tuning.evaluation.task_metrics import TaskMetrics
 from prompt_tuning.model import T5, BaseParam
-from prompt_tuning.partitioning import Partitioning, is_main
+from prompt_tuning.partitioning import Partitioning, Placement, is_main
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.training.clock import Clock
 from prompt_tuning.training.monitor import Monitor
@@ -160,7 +162,8 @@ def evaluate(
             if dry_run:
                 continue
             preemption.defer()
-            _note(folder, subject, settings, data)
+            if _note(folder, subject, settings, data):
+                _describe(folder, placed)
             if prepared[graph].has(subject.step):
                 log.info("Step %d was measured before.", subject.step)
             state = RunState(placed.parameters(learned), None, subject.step)
@@ -199,8 +202,8 @@ def _measured(one: Evaluation) -> int | None:
 
 def _note(
     folder: epath.Path, subject: Subject, settings: Mapping[str, str], data: Mapping[str, str]
-) -> None:
-    """Notes what a step's numbers are of, before there are any.
+) -> bool:
+    """Notes what a step's numbers are of, before there are any; returns whether that is new.
 
     Raises:
         ConfigError: the folder has numbers of the same step, but of something else.
@@ -233,6 +236,14 @@ def _note(
         )
     if is_main() and now != before:
         storage.write_whole(path, json.dumps(now, indent=1).encode())
+    return now != before
+
+
+def _describe(folder: epath.Path, placed: Placement) -> None:
+    """Writes down how and with what is evaluated, unless a run has done so for itself there."""
+    if is_main() and not (folder / "model-info.txt").exists():
+        storage.write_whole(folder / "config.gin", config.operative_config().encode())
+        storage.write_whole(folder / ENVIRONMENT, environment(placed))
 
 
 def _flat(made_of: Mapping[str, Any]) -> dict[str, str]:

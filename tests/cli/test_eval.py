@@ -112,10 +112,11 @@ def measured(out, task="films"):
 
 
 def files(folder):
+    """Returns what was found out, by name; not how and with what."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and "tfevents" not in path.name
+        if path.is_file() and not re.search(r"tfevents|^config\.gin$|^environment", path.name)
     }
 
 
@@ -134,6 +135,15 @@ def test_few_examples_are_evaluated_and_fewer_written(evaluate, tmp_path):
     every = [f"validation/{i}" for i in range(4)]
     metrics = found[None][1]
     assert found == {None: (every, metrics), 3: (every[:3], metrics), 0: ([], metrics)}
+
+
+def test_how_and_with_what_it_was_evaluated_is_written_down(world, evaluate, done, tmp_path):
+    assert f"EVAL_OUTPUT_DIR = '{done}'" in (done / "config.gin").read_text()
+    assert json.loads((done / "environment.json").read_text())["jax"]
+    run = shutil.copytree(world.folder / "run", tmp_path / "run")
+    before = (run / "config.gin").read_bytes()
+    assert evaluate(out=run)[0] == 0
+    assert (run / "config.gin").read_bytes() == before
 
 
 def test_the_numbers_are_those_that_training_logged(world, done):

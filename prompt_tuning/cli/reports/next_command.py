@@ -1,11 +1,15 @@
 """The commands to type when a run has ended, with the settings of this one."""
 
+import ast
 import os
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from prompt_tuning.cli import config
 from prompt_tuning.cli.arguments import gin_flag
 from prompt_tuning.cli.configuration.shipped_paths import spelled_out
+from prompt_tuning.data.split_files import in_folder
 
 # Macros that say what the task, the text and the devices are, and what they are in most runs.
 _SHARED = {
@@ -76,13 +80,33 @@ def _task(values: Mapping[str, str]) -> dict[str, str] | None:
     }
     if "MIXTURE_OR_TASK_NAME" not in found:
         return None
+    if found["MIXTURE_OR_TASK_NAME"] == "@split_files.in_folder()":
+        folder = _arguments(values, "split_files.in_folder")
+        if folder is None:
+            return None
+        found["MIXTURE_OR_TASK_NAME"] = repr(in_folder(**folder))
     if any("@" in value and value not in _KNOWN for value in found.values()):
         return None
     if "FILE_TASK" in found:
-        for name, value in values.items():
-            function, _, argument = name.rpartition(".")
-            if function.endswith("file_task.FileTask") and not {"@", "%"} & set(value):
-                found[f"file_task.FileTask.{argument}"] = value
+        task = _arguments(values, "file_task.FileTask")
+        if task is None:
+            return None
+        found |= {f"file_task.FileTask.{name}": repr(value) for name, value in task.items()}
+    return found
+
+
+def _arguments(values: Mapping[str, str], function: str) -> dict[str, Any] | None:
+    """Returns what a function is called with; None if that cannot be written down as text."""
+    found = {}
+    for name, value in values.items():
+        scoped, _, argument = name.rpartition(".")
+        if scoped.rpartition("/")[2] != function:
+            continue
+        meant = re.sub(r"%(\w+)", lambda macro: values.get(macro[1], macro[0]), value)
+        try:
+            found[argument] = ast.literal_eval(meant)
+        except (SyntaxError, ValueError):
+            return None
     return found
 
 

@@ -244,3 +244,26 @@ def test_nothing_is_said_of_a_task_that_only_another_file_knows():
     assert next_commands(values, trained="prompt", best=False)
     values["MIXTURE_OR_TASK_MODULE"] = "@sst2.register_sst2_tsv()"
     assert next_commands(values, trained="prompt", best=False) == []
+
+
+def test_a_folder_of_files_and_what_macros_stand_for_are_written_out():
+    values = {
+        "MODEL_DIR": "'/tmp/run'",
+        "INITIAL_CHECKPOINT_PATH": "'/tmp/base'",
+        "VOCABULARY_FILE": "'/tmp/x.model'",
+        "MIXTURE_OR_TASK_NAME": "@split_files.in_folder()",
+        "MIXTURE_OR_TASK_NAME/split_files.in_folder.file": "'{split}.tsv'",
+        "MIXTURE_OR_TASK_NAME/split_files.in_folder.folder": "%TSV_DIR",
+        "TSV_DIR": "'/data/sst2'",
+        "LABEL_NAMES": "['bad', 'good']",
+        "FILE_TASK": "@file_task.FileTask()",
+        "FILE_TASK/file_task.FileTask.inputs": "'100 % of {sentence}'",
+        "FILE_TASK/file_task.FileTask.names": "{'label': %LABEL_NAMES}",
+    }
+    command, _ = next_commands(values, trained="prompt", best=False)
+    typed = shlex.split(command.replace("\\\n", ""))
+    assert "--gin.MIXTURE_OR_TASK_NAME='/data/sst2/{split}.tsv'" in typed
+    assert "--gin.file_task.FileTask.inputs='100 % of {sentence}'" in typed
+    assert "--gin.file_task.FileTask.names={'label': ['bad', 'good']}" in typed
+    values["LABEL_NAMES"] = "@my.names()"
+    assert next_commands(values, trained="prompt", best=False) == []
