@@ -8,13 +8,22 @@ import json
 import platform
 
 import jax
+from etils import epath
 
 import prompt_tuning
+from prompt_tuning.checkpoints.containers import storage
+from prompt_tuning.cli import config
 from prompt_tuning.partitioning import Placement
 
 FILE = "environment.json"
 # Those whose release can change a number.
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "seqio")
+
+
+def write_description(folder: epath.Path, placed: Placement) -> None:
+    """Writes the configuration that is in effect and with what a run or an evaluation is made."""
+    storage.write_whole(folder / "config.gin", config.operative_config().encode())
+    storage.write_whole(folder / FILE, environment(placed))
 
 
 def environment(placed: Placement) -> bytes:

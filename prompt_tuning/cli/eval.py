@@ -13,8 +13,7 @@ from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.checkpoints.run_record import differences
 from prompt_tuning.cli import config
 from prompt_tuning.cli.arguments import RunArguments
-from prompt_tuning.cli.environment import FILE as ENVIRONMENT
-from prompt_tuning.cli.environment import environment
+from prompt_tuning.cli.environment import write_description
 from prompt_tuning.cli.identity import identity
 from prompt_tuning.cli.launch import launched, writing_explained
 from prompt_tuning.cli.outputs import Evaluations
@@ -242,8 +241,7 @@ def _note(
 def _describe(folder: epath.Path, placed: Placement) -> None:
     """Writes down how and with what is evaluated, unless a run has done so for itself there."""
     if is_main() and not (folder / "model-info.txt").exists():
-        storage.write_whole(folder / "config.gin", config.operative_config().encode())
-        storage.write_whole(folder / ENVIRONMENT, environment(placed))
+        write_description(folder, placed)
 
 
 def _flat(made_of: Mapping[str, Any]) -> dict[str, str]:

@@ -19,8 +19,7 @@ from prompt_tuning.cli import config, horizon
 from prompt_tuning.cli.arguments import RunArguments
 from prompt_tuning.cli.base import check_vocabulary, open_base
 from prompt_tuning.cli.bookkeeping import Bookkeeping
-from prompt_tuning.cli.environment import FILE as ENVIRONMENT
-from prompt_tuning.cli.environment import environment
+from prompt_tuning.cli.environment import write_description
 from prompt_tuning.cli.identity import identity
 from prompt_tuning.cli.launch import launched, writing_explained
 from prompt_tuning.cli.outputs import Evaluations, Prompts
@@ -403,6 +402,5 @@ def _describe(folder: epath.Path, module: T5, placed: Placement) -> None:
     """Writes the configuration that is in effect, the list of parameters and what made the run."""
     if is_main():
         table = parameters.table(nnx.state(module))
-        storage.write_whole(folder / "config.gin", config.operative_config().encode())
+        write_description(folder, placed)
         storage.write_whole(folder / "model-info.txt", table.encode())
-        storage.write_whole(folder / ENVIRONMENT, environment(placed))
