@@ -10,6 +10,7 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from prompt_tuning.model.products import product
 from prompt_tuning.model.quantization import Quantization, quantize, quantized_matmul
 from prompt_tuning.model.remat import keep
 
@@ -57,7 +58,7 @@ class Projection(nnx.Module):
 
     def __call__(self, x: Float[Array, "B T I"]) -> Float[Array, "B T O"]:
         if self.kernel_scale is None:
-            return jnp.einsum("BTI,IO->BTO", x, self.kernel[...].astype(x.dtype))
+            return product(x, self.kernel[...])
         return quantized_matmul(x, self.kernel[...], self.kernel_scale[...])
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from prompt_tuning.errors import ConfigError, nearest
+from prompt_tuning.model.products import contract
 
 # By the name of the dtype, the largest integer. -8 and -128 are not used, for symmetry.
 LARGEST = {"int8": 127, "int4": 7}
@@ -83,8 +84,8 @@ def quantized_matmul(
     the product as they are. With groups the kernel of this one layer exists in `x`'s dtype.
     """
     if scale.ndim == 1:
-        return _scaled(jnp.einsum("BTI,IO->BTO", x, integers.astype(x.dtype)), scale)
-    return jnp.einsum("BTI,IO->BTO", x, dequantize(integers, scale, x.dtype))
+        return _scaled(contract("BTI,IO->BTO", x, integers.astype(x.dtype)), scale)
+    return contract("BTI,IO->BTO", x, dequantize(integers, scale, x.dtype))
 
 
 def _forward(x, integers, scale):
@@ -95,9 +96,9 @@ def _backward(kept, gradient):
     integers, scale = kept
     if scale.ndim == 1:
         scaled = _scaled(gradient, scale)
-        return jnp.einsum("BTO,IO->BTI", scaled, integers.astype(gradient.dtype)), None, None
+        return contract("BTO,IO->BTI", scaled, integers.astype(gradient.dtype)), None, None
     kernel = dequantize(integers, scale, gradient.dtype)
-    return jnp.einsum("BTO,IO->BTI", gradient, kernel), None, None
+    return contract("BTO,IO->BTI", gradient, kernel), None, None
 
 
 quantized_matmul.defvjp(_forward, _backward)

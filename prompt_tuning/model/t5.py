@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from prompt_tuning.batch import PAD, Batch, shift_right
 from prompt_tuning.layout import Layout
+from prompt_tuning.model import products
 from prompt_tuning.model.attention import KeysValues, Past, in_front, plain
 from prompt_tuning.model.blocks import (
     DecoderBlock,
@@ -162,7 +163,7 @@ class T5(nnx.Module):
     def _logits(self, hidden: Float[Array, "B U D"]) -> Float[Array, "B U V"]:
         if self.config.tied_logits:
             return self.token_embedder.logits(hidden)
-        return self.decoder.logits_dense(hidden.astype(jnp.float32))
+        return products.logits(hidden, self.decoder.logits_dense.kernel[...])
 
 
 class Embedding(nnx.Module):
