@@ -45,7 +45,13 @@ TASK = "examples/sst2_files.gin"
 SEQIO_TASK = "examples/sst2_seqio.gin"
 # Held to each other by `tests/tasks/test_everyday.py`.
 EVERYDAY = [f"examples/everyday_{name}.gin" for name in ("sentiment", "aspect", "seqio")]
-EXAMPLE_PARTS = [TASK, SEQIO_TASK, *EVERYDAY, "examples/super_glue.gin"]
+EXAMPLE_PARTS = [
+    TASK,
+    SEQIO_TASK,
+    *EVERYDAY,
+    "examples/everyday_mini_task.gin",
+    "examples/super_glue.gin",
+]
 # The file of each family, which one of `models/sizes/` completes.
 FAMILY_FILES = {
     "models/t5_1_1.gin": "t5_1_1",
@@ -65,9 +71,7 @@ SMALLEST = [
 PROMPTS = files("prompts")
 DECODING = files("decoding")
 PARTITIONING = files("partitioning")
-# `tests/cli/test_demo.py` runs the demo's.
-DEMO = [name for name in files("examples") if name.startswith("examples/demo_")]
-EXAMPLES = [name for name in files("examples") if name not in (*EXAMPLE_PARTS, *DEMO)]
+EXAMPLES = [name for name in files("examples") if name not in EXAMPLE_PARTS]
 ASKING = {
     f"runs/{prompt}{command}.gin": command
     for command in ("eval", "infer")
@@ -166,7 +170,7 @@ def parse(flags):
 
 def test_every_file_is_in_one_of_the_tables():
     tables = [*PARTS, *FAMILY_FILES, *SIZE_FILES, *MODELS, FROM_CHECKPOINT, *PROMPTS, *DECODING]
-    tables += [*PARTITIONING, *RUNS, *ASKING, *EXAMPLES, *DEMO, *EXAMPLE_PARTS]
+    tables += [*PARTITIONING, *RUNS, *ASKING, *EXAMPLES, *EXAMPLE_PARTS]
     assert sorted(tables) == sorted(str(path.relative_to(GIN)) for path in GIN.rglob("*.gin"))
 
 
@@ -429,11 +433,6 @@ def test_the_command_of_an_example_runs(place, tfds, capsys, example):
         values["PROMPT_FILE"] = str([f"{place.folder}/prompt.npy"] * 2)
     flags += [*bindings(values, [example]), f"--tfds_data_dir={tfds}"]
     assert main([name, *flags, "--dry_run"]) == 0, capsys.readouterr().err
-
-
-@pytest.mark.parametrize("demo", DEMO)
-def test_every_setting_of_the_demo_has_a_value(place, demo):
-    parse(combination(place, demo))
 
 
 def shown_commands(text):

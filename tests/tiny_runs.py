@@ -64,6 +64,6 @@ def write_task(folder, rows=ROWS):
 
 def forget_tasks():
     """Takes away the tasks that a run has registered over its own files."""
-    for name in ("sst2_tsv", "taskless_sst2_tsv", "things"):
+    for name in ("sst2_tsv", "taskless_sst2_tsv"):
         if name in seqio.TaskRegistry.names():
             seqio.TaskRegistry.remove(name)
