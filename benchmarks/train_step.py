@@ -1,8 +1,8 @@
 """What freezing the model saves: a step that trains the prompt against one that trains the model.
 
-T5 1.1 small in float32, batch 8, inputs 64, targets 8, prompt 100; both steps in one process, turn
-and turn about. Also what each compiles to: FLOPs (of the unrolled program, because XLA counts the
-body of a loop once), temporary memory and seconds of compilation.
+T5 1.1 small with activations in float32 and in bfloat16, batch 8, inputs 64, targets 8, prompt 100;
+all steps in one process, turn and turn about. Also what each compiles to: FLOPs (of the unrolled
+program, because XLA counts the body of a loop once), temporary memory and seconds of compilation.
 
     python benchmarks/train_step.py [--quick]
 """
@@ -28,6 +28,7 @@ from prompt_tuning.training.step import make_train_step
 
 BATCH, INPUTS, TARGETS, PROMPT = 8, 64, 8, 100
 TUNED = {"prompt": PromptParam, "model": BaseParam}
+DTYPES = "float32", "bfloat16"
 
 
 def main() -> None:
@@ -37,36 +38,45 @@ def main() -> None:
     rounds = 4 if parser.parse_args().quick else 15
 
     batch = random_batch()
-    runs = {name: Run(name, t5_config("t5_1_1_small", dtype="float32"), batch) for name in TUNED}
+    steps = [(name, dtype) for dtype in DTYPES for name in TUNED]
+    runs = {step: Run(step[0], t5_config("t5_1_1_small", dtype=step[1]), batch) for step in steps}
     for run in runs.values():
         run.step()
     for _ in range(rounds):
         for run in runs.values():
             run.step(measured=True)
 
-    results = {name: run.results() for name, run in runs.items()}
-    for name in TUNED:
-        unrolled = t5_config("t5_1_1_small", dtype="float32", unroll=True)
+    results = {step: run.results() for step, run in runs.items()}
+    for name, dtype in steps:
+        unrolled = t5_config("t5_1_1_small", dtype=dtype, unroll=True)
         cost = Run(name, unrolled, batch).compiled.cost_analysis()
-        results[name]["gflop"] = cost["flops"] / 1e9
+        results[name, dtype]["gflop"] = cost["flops"] / 1e9
     sizes = Sizes(rows=BATCH, inputs=INPUTS, targets=TARGETS, prompt=PROMPT)
     minimum = of_training(t5_config("t5_1_1_small"), sizes) / 1e9
-    paired = [
-        prompt / model
-        for prompt, model in zip(runs["prompt"].seconds, runs["model"].seconds, strict=True)
-    ]
     print_table(results, minimum)
+    prompt, model = (runs[name, "float32"] for name in TUNED)
     print(
         json.dumps(
             {
                 "benchmark": "train_step",
-                "ratio": results["prompt"]["median_s"] / results["model"]["median_s"],
-                "ratio_pairwise": [min(paired), statistics.median(paired), max(paired)],
+                "ratio": ratio(prompt, model),
+                "ratio_pairwise": spread(prompt, model),
+                **{
+                    f"{name}_bfloat16_to_float32": [
+                        ratio(runs[name, "bfloat16"], runs[name, "float32"]),
+                        *spread(runs[name, "bfloat16"], runs[name, "float32"]),
+                    ]
+                    for name in TUNED
+                },
                 "analytic_minimum_gflop": minimum,
                 "rounds": rounds,
                 "load": os.getloadavg(),
                 "cores": os.cpu_count(),
-                **{f"{name}_{key}": x for name, row in results.items() for key, x in row.items()},
+                **{
+                    f"{name}_{dtype}_{key}": x
+                    for (name, dtype), row in results.items()
+                    for key, x in row.items()
+                },
             }
         )
     )
@@ -110,6 +120,17 @@ class Run:
         }
 
 
+def ratio(one: Run, other: Run) -> float:
+    """Returns the ratio of the medians."""
+    return statistics.median(one.seconds) / statistics.median(other.seconds)
+
+
+def spread(one: Run, other: Run) -> list[float]:
+    """Returns the least, the median and the greatest ratio of the rounds."""
+    paired = [a / b for a, b in zip(one.seconds, other.seconds, strict=True)]
+    return [min(paired), statistics.median(paired), max(paired)]
+
+
 def random_batch() -> Batch:
     """Returns full rows: nothing here depends on what the tokens are."""
     rng = np.random.default_rng(0)
@@ -120,14 +141,15 @@ def random_batch() -> Batch:
     )
 
 
-def print_table(results: dict[str, dict[str, float]], minimum: float) -> None:
-    """Prints one line for each kind of tuning."""
+def print_table(results: dict[tuple[str, str], dict[str, float]], minimum: float) -> None:
+    """Prints one line for each kind of tuning in each dtype."""
     print(
-        f"{'trains':8} {'median s':>9} {'min':>7} {'max':>7} {'GFLOP':>7} {'temp MiB':>9} compile s"
+        f"{'trains':8} {'in':8} {'median s':>9} {'min':>7} {'max':>7} {'GFLOP':>7} {'temp MiB':>9} "
+        "compile s"
     )
-    for name, row in results.items():
+    for (name, dtype), row in results.items():
         print(
-            f"{name:8} {row['median_s']:9.3f} {row['min_s']:7.3f} {row['max_s']:7.3f} "
+            f"{name:8} {dtype:8} {row['median_s']:9.3f} {row['min_s']:7.3f} {row['max_s']:7.3f} "
             f"{row['gflop']:7.1f} {row['temporary_mib']:9.0f} {row['compile_s']:9.1f}"
         )
     print(f"analytic minimum of the prompt step: {minimum:.1f} GFLOP")
