@@ -24,7 +24,6 @@ import json
 import math
 import os
 import pathlib
-import shlex
 import signal
 import statistics
 import subprocess
@@ -33,10 +32,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from prompt_tuning import shipped
+from prompt_tuning.checkpoints.containers import storage
+from prompt_tuning.cli.arguments import gin_flag
 from prompt_tuning.data.file_task import check_column
 from prompt_tuning.data.tables import read_tsv
 from prompt_tuning.errors import ConfigError, PromptTuningError, nearest
@@ -115,7 +117,7 @@ TASKS = {
 
 
 # By which the mini base was made, each from where the one before it ended.
-PHASES = tuple(f"examples/mini_base_{number}.gin" for number in (1, 2, 3, 4))
+PHASES = tuple(f"examples/mini_base_{number}.gin" for number in (1, 2, 3, 4, 5))
 
 
 def main() -> None:
@@ -367,9 +369,10 @@ def ask(
 
 def run(folder: pathlib.Path, verb: str, files: Sequence[str], settings: Mapping[str, Any]) -> None:
     """Runs a command of ours that writes into a folder, unless it has finished there before."""
-    options = [*(f"--gin_file={file}" for file in files)]
-    options += [f"--gin.{name}={value!r}" for name, value in settings.items()]
-    command = typed(["python", "-m", "prompt_tuning", verb, *options])
+    loaded = [f"--gin_file={file}" for file in files]
+    options = [*loaded, *(f"--gin.{name}={value!r}" for name, value in settings.items())]
+    shown = [*loaded, *(gin_flag(name, repr(value)) for name, value in settings.items())]
+    command = " \\\n  ".join([f"python -m prompt_tuning {verb}", *shown])
     begun, finished = folder / "command.txt", folder / "finished.txt"
     if begun.exists() and (was := begun.read_text("utf-8")) != command + "\n":
         lines = difflib.ndiff(was.splitlines(), command.splitlines())
@@ -400,21 +403,9 @@ def run(folder: pathlib.Path, verb: str, files: Sequence[str], settings: Mapping
     print(f"# {time.perf_counter() - began:.0f} s", flush=True)
 
 
-def typed(command: Sequence[str]) -> str:
-    """Returns a command as a person would type it: gin's quotes within those of the shell."""
-    words = []
-    for one in command:
-        name, equals, value = one.partition("=")
-        plain = "'" in value and not {*value} & {*'"$`\\!'}
-        words.append(f'{name}{equals}"{value}"' if plain else shlex.quote(one))
-    return " ".join(words).replace(" --gin", " \\\n  --gin")
-
-
 def write(path: pathlib.Path, text: str) -> None:
     """Writes a file that is never there by half."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
+    storage.write_whole(epath.Path(path), text.encode())
 
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
