@@ -27,7 +27,7 @@ from prompt_tuning.cli.reports import closing, concerns, opening
 from prompt_tuning.cli.reports.next_command import next_commands
 from prompt_tuning.cli.reports.progress import Progress
 from prompt_tuning.cli.source import Place, Source
-from prompt_tuning.cli.tuning import built, check_choice, tuned
+from prompt_tuning.cli.tuning import TokenVectors, built, check_choice, tuned, with_vectors
 from prompt_tuning.data.prefetch import prefetch
 from prompt_tuning.errors import ConfigError, Preempted
 from prompt_tuning.evaluation.evaluate import Evaluation
@@ -91,6 +91,7 @@ def train(
     prompt: Callable[..., nnx.Module] | None = None,
     initial_checkpoint: str | None = None,
     initial_step: int | None = None,
+    token_vectors: TokenVectors | None = None,
     vocabulary: Vocabulary | None = None,
     task: str | None = None,
     loss: Loss | None = None,
@@ -125,6 +126,8 @@ def train(
             scratch, which only a run that trains the model may.
         initial_step: the step at which the base stands, for one whose format does not say, such as
             Hugging Face's. LM-adapted T5 1.1 stands at 1,100,000.
+        token_vectors: what the embeddings of a model from scratch start from, such as
+            `data.cooccurrence.CooccurrenceVectors` (TOKEN_VECTORS); None draws them.
         vocabulary: what the data was tokenised with, to check that the model has a row for every
             id.
         task: its name, to note in the prompt's file.
@@ -167,6 +170,12 @@ def train(
         raise ConfigError(
             "A prompt is trained over a pretrained model, but none is named. Set "
             "--gin.INITIAL_CHECKPOINT_PATH=\"'...'\" to its checkpoint."
+        )
+    if base is not None and token_vectors is not None:
+        raise ConfigError(
+            f"The base {initial_checkpoint!r} brings its embeddings along, and TOKEN_VECTORS would "
+            "replace them. Set TOKEN_VECTORS = None, or INITIAL_CHECKPOINT_PATH = None to start "
+            "from scratch."
         )
     module = built(model, prompt, base, trainable, random_seed, digest, placed, shapes_only=dry_run)
     if vocabulary is not None:
@@ -254,6 +263,8 @@ def train(
                 details={} if combine is None else {"combine": described(combine)},
             )
         restored = checkpoints.restore(fresh)
+        if restored is None and token_vectors is not None:
+            fresh = fresh._replace(trainable=with_vectors(fresh.trainable, token_vectors))
         state = laid_out(restored or fresh, placed)
         frozen = placed.parameters(frozen)
         data = Place(

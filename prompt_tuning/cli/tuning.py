@@ -4,10 +4,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
+from jaxtyping import Float
 
 from prompt_tuning.checkpoints import base as base_model
 from prompt_tuning.checkpoints.contents import Contents
+from prompt_tuning.checkpoints.mapping import EMBEDDING
 from prompt_tuning.cli.base import fill_base
 from prompt_tuning.errors import ConfigError, nearest
 from prompt_tuning.losses import Loss
@@ -20,6 +24,11 @@ from prompt_tuning.training.state import check_trainable, split_model
 from prompt_tuning.training.step import TrainStep, make_train_step
 
 TRAINABLE = {"prompt": PromptParam, "model": BaseParam}
+
+LOGITS = "decoder/logits_dense/kernel"
+
+# Rows and their width -> a vector for each token id; rows of zeros where nothing is known.
+TokenVectors = Callable[[int, int], Float[np.ndarray, "rows width"]]
 
 
 class Tuning(NamedTuple):
@@ -79,6 +88,25 @@ def built(
         rngs = nnx.Rngs(params=prompt_key)
         module.encoder.prompt = prompt(embed_dim=module.config.embed_dim, rngs=rngs)
     return module
+
+
+def with_vectors(chosen: nnx.State, vectors: TokenVectors) -> nnx.State:
+    """Returns the parameters of a model with token vectors in the place of its embeddings.
+
+    The embeddings become the vectors, and the kernel of the logits the same in the size of its own
+    initial values, 1 / sqrt(width). Tokens without a vector keep what they have.
+    """
+    arrays = parameters.named(chosen)
+    rows, width = arrays[EMBEDDING].shape
+    found = vectors(rows, width)
+    if jax.process_count() > 1:
+        # Another machine may round otherwise.
+        found = multihost_utils.broadcast_one_to_all(found)
+    new = {EMBEDDING: found, LOGITS: found.T / np.sqrt(np.float32(width))}
+    started = {
+        name: np.where(new[name] == 0, arrays[name], new[name]) for name in new if name in arrays
+    }
+    return parameters.replaced(chosen, arrays | started)
 
 
 def tuned(

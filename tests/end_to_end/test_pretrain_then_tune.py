@@ -21,6 +21,7 @@ from prompt_tuning.checkpoints import PromptFile, RunCheckpoints, load_vectors, 
 from prompt_tuning.checkpoints.base import fingerprint, with_slots
 from prompt_tuning.checkpoints.mapping import EMBEDDING
 from prompt_tuning.cli import config
+from prompt_tuning.data.cooccurrence import CooccurrenceVectors
 from prompt_tuning.model import T5, BaseParam, parameters, t5_config
 from prompt_tuning.prompts import Prompt, PromptParam, uniform
 from prompt_tuning.training.optimizer import adafactor
@@ -76,6 +77,7 @@ def remarks():
 class World(NamedTuple):
     folder: pathlib.Path
     base_files: dict
+    base_flags: list
     whole_flags: list
 
 
@@ -158,7 +160,7 @@ def world(programs, tmp_path_factory):
         # Dropout is in the way of a stopped run, where its masks must come again.
         more = ["--gin.DROPOUT_RATE=0.0"] if name == "tuned" else []
         assert main(["train", *task_flags(run, name, steps), *more]) == 0
-    yield World(folder, before, task_flags("prompt_finetune", "whole", STEPS))
+    yield World(folder, before, base_flags, task_flags("prompt_finetune", "whole", STEPS))
     forget_tasks()
     config.clear()
 
@@ -185,6 +187,43 @@ def test_pretraining_lowers_the_loss_and_leaves_a_base(world):
     assert all(later < earlier for earlier, later in itertools.pairwise(losses))
     assert len(losses) == 4
     assert open_model(world.folder / "base").step == BASE_STEPS
+
+
+def test_a_base_from_scratch_starts_from_token_vectors(world, tmp_path, capsys):
+    flags = [
+        "--gin.TOKEN_VECTORS=@cooccurrence.CooccurrenceVectors()",
+        binding("MODEL_DIR", tmp_path / "base"),
+        # So slow that it ends where it started.
+        "--gin.BASE_LEARNING_RATE=1e-6",
+        "--gin.TRAIN_STEPS=1",
+    ]
+    assert main(["pretrain", *world.base_flags, *flags]) == 0
+    opening = " ".join(capsys.readouterr().err.split())
+    assert "random values, its embeddings from CooccurrenceVectors" in opening
+    tensors = open_model(tmp_path / "base").tensors
+    embeddings = tensors[EMBEDDING].load()
+    row = np.load(*(world.folder / "cache").glob("*.npy"))
+    vectors = CooccurrenceVectors(tokens=row)(*embeddings.shape)
+    known = vectors.any(axis=1)
+    assert 100 < known.sum() < 160
+    np.testing.assert_allclose(embeddings[known], vectors[known], atol=1e-4)
+    logits = tensors["decoder/logits_dense/kernel"].load()
+    np.testing.assert_allclose(logits[:, known] * 32**0.5, vectors[known].T, atol=1e-4)
+    # The rest is drawn, as without vectors.
+    assert embeddings[~known].any(axis=1).all() and logits[:, ~known].any(axis=0).all()
+
+
+def test_token_vectors_do_not_replace_those_of_a_base(world, tmp_path, capsys):
+    flags = [
+        "--gin.TOKEN_VECTORS=@cooccurrence.CooccurrenceVectors()",
+        binding("MODEL_DIR", tmp_path / "base"),
+        binding("INITIAL_CHECKPOINT_PATH", world.folder / "base"),
+    ]
+    assert main(["pretrain", *world.base_flags, *flags]) == 2
+    message = capsys.readouterr().err
+    assert f"The base '{world.folder / 'base'}' brings its embeddings along" in message
+    assert "INITIAL_CHECKPOINT_PATH = None" in message
+    assert not (tmp_path / "base").exists()
 
 
 def test_a_stopped_and_resumed_run_ends_where_an_uninterrupted_one_does(world):

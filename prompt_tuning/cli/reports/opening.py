@@ -89,7 +89,7 @@ def of_training(
         "Prompt tuning" if prompt else "Training a whole model",
         [
             *of_parameters(chosen, frozen),
-            of_base(base, path, digest, first_step),
+            of_base(base, path, digest, first_step, values),
             *([of_prompt(chosen, values, combine)] if prompt else []),
             *of_vocabulary(vocabulary),
             *of_data(data, task, placed, microbatches),
@@ -178,10 +178,18 @@ def _stored(frozen: nnx.State) -> str:
     return f"{parameters.count(frozen):,} parameters, {stored}"
 
 
-def of_base(base: Contents | None, path: str | None, digest: str | None, step: int) -> Row:
+def of_base(
+    base: Contents | None,
+    path: str | None,
+    digest: str | None,
+    step: int,
+    values: Mapping[str, str],
+) -> Row:
     """Says what is trained over, by its path, its step and the beginning of its hash."""
     if base is None:
-        return "base", "none: the model starts from random values"
+        vectors = setting_of(values, "train.token_vectors") or "None"
+        embeddings = "" if vectors == "None" else f", its embeddings from {_last_name(vectors)}"
+        return "base", f"none: the model starts from random values{embeddings}"
     hashed = "" if digest is None else f", hash {digest[:12]}"
     return "base", f"{path} ({base.kind}), step {step:,}{hashed}"
 
@@ -209,7 +217,7 @@ def initial_values(values: Mapping[str, str]) -> str:
     given = next((value for name, value in values.items() if name.endswith("Prompt.init")), None)
     if given is None:
         return "what its own initialiser makes"
-    name = given.strip("@()").rpartition(".")[2]
+    name = _last_name(given)
 
     def setting(argument: str, default: str = "") -> str:
         return setting_of(values, f"{name}.{argument}") or default
@@ -234,6 +242,10 @@ def initial_values(values: Mapping[str, str]) -> str:
             return f"the prompt in {path}" if path else "a given prompt"
         case _:
             return given
+
+
+def _last_name(reference: str) -> str:
+    return reference.strip("@()").rpartition(".")[2]
 
 
 def setting_of(values: Mapping[str, str], name: str) -> str | None:
