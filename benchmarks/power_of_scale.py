@@ -37,6 +37,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from prompt_tuning import shipped
+from prompt_tuning.checkpoints import open_model
 from prompt_tuning.checkpoints.containers import storage
 from prompt_tuning.cli.arguments import gin_flag
 from prompt_tuning.data.file_task import check_column
@@ -169,9 +170,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--base", default=shipped.mini_base(), help="the mini base")
     parser.add_argument("--vocabulary", default=shipped.mini_vocabulary(), help="of all bases")
     parser.add_argument("--cache", type=pathlib.Path, help="of tokens; --output/cache by default")
-    parser.add_argument("--prompt_steps", type=int, default=1500, help="of prompt tuning")
+    parser.add_argument("--prompt_steps", type=int, default=4000, help="of prompt tuning")
     parser.add_argument("--model_steps", type=int, default=600, help="of model tuning")
-    parser.add_argument("--prompt_rate", type=float, default=0.3, help="its learning rate")
+    parser.add_argument("--prompt_rate", type=float, default=0.1, help="its learning rate")
     parser.add_argument("--model_rate", type=float, default=0.01, help="its learning rate")
     arguments = parser.parse_args()
     arguments.cache = arguments.cache or arguments.output / "cache"
@@ -343,7 +344,16 @@ def ask(
     if method == PROMPT:
         steps, rate = arguments.prompt_steps, arguments.prompt_rate
         files = ["prompts/from_class_labels.gin", "runs/prompt_finetune.gin"]
-        prompt = {"PROMPT_LENGTH": VECTORS, "CLASS_LABELS": [*task.words.values()]}
+        prompt = {
+            "PROMPT_LENGTH": VECTORS,
+            "CLASS_LABELS": [*task.words.values()],
+            # As examples/sst2_mini.gin has it.
+            "optimizer.adafactor.momentum": 0.9,
+            "schedules.learning_rate.factors": "linear_decay",
+            "schedules.learning_rate.warmup_steps": 1,
+            "schedules.learning_rate.step_offset": open_model(base).step,
+            "schedules.learning_rate.decay_factor": 1 / steps,
+        }
     else:
         steps, rate = arguments.model_steps, arguments.model_rate
         files, prompt = ["runs/finetune.gin"], {}
