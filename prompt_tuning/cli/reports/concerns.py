@@ -1,7 +1,9 @@
 """What a person should be told of a run that would otherwise only look bad at the end."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -33,7 +35,7 @@ def slow_learning_rate(optimizer: Optimizer, first: int, last: int) -> str | Non
     """
     if optimizer.relative is not False or last <= first:
         return None
-    highest = max(rates(optimizer, first, last))
+    highest = rates(optimizer, first, last).max()
     # A rate is a float32, which may be a little less than it was written.
     if highest >= 0.999 * SLOW_RATE:
         return None
@@ -112,7 +114,7 @@ def cut_texts(data: Source) -> list[str]:
     return found
 
 
-def rates(optimizer: Optimizer, first: int, last: int, points: int = 9) -> Sequence[float]:
-    """Returns the learning rates of some updates of a run, the first and the last among them."""
-    steps = np.unique(np.linspace(first, max(first, last - 1), points).round().astype(int))
-    return [float(optimizer.learning_rate(int(step))) for step in steps]
+def rates(optimizer: Optimizer, first: int, last: int) -> Float[np.ndarray, " steps"]:
+    """Returns the learning rates of all updates of a run, and of one if it has none to make."""
+    steps = jnp.arange(first, max(first + 1, last), dtype=jnp.int32)
+    return np.asarray(jax.jit(jax.vmap(optimizer.learning_rate))(steps), np.float32)

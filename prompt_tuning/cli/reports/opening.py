@@ -329,10 +329,11 @@ def _kept(config: T5Config) -> str:
 def of_optimizer(optimizer: Optimizer, first: int, last: int) -> Row:
     """Says how what is trained changes."""
     found = rates(optimizer, first, last)
-    if max(found) - min(found) <= 1e-6 * max(found):
+    highest = found.max()
+    if highest - found.min() <= 1e-6 * highest:
         rate = f"learning rate {found[0]:.4g}"
     else:
-        rate = f"learning rate {found[0]:.4g} to {found[-1]:.4g}, at most {max(found):.4g}"
+        rate = f"learning rate {found[0]:.4g} to {found[-1]:.4g}, at most {highest:.4g}"
     return "optimizer", f"{optimizer.about}; {rate}"
 
 

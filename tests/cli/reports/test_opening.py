@@ -176,6 +176,12 @@ def test_a_learning_rate_that_changes_is_said_from_end_to_end():
     assert words.endswith("; learning rate 0.15 to 0.3, at most 0.3")
 
 
+def test_the_highest_learning_rate_is_found_wherever_it_stands():
+    peak = learning_rate("linear_decay", 0.3, warmup_steps=20, decay_factor=0.001)
+    _, words = opening.of_optimizer(adafactor(peak), 0, 1000)
+    assert words.endswith("at most 0.3")
+
+
 def test_what_is_frozen_is_said_in_bytes():
     graph, chosen, frozen = split_model(reference_model("A"), PromptParam)
     del graph
