@@ -144,6 +144,7 @@ def values_for(place):
         "EMBEDDING_FILE": f"'{folder}/embeddings.npy'",
         "CORPUS": f"'{folder}/corpus.txt'",
         "CACHE_DIR": f"'{folder}/cache'",
+        "BASE_STEP": "0",
     }
 
 

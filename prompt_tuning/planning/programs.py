@@ -64,7 +64,9 @@ def plan_training(
     microbatches: int = 1,
 ) -> Plan:
     """Compiles a training step, see `make_train_step`; with dropout if the model has it."""
-    state = jax.eval_shape(lambda chosen: start(chosen, optimizer, step=0), split.chosen)
+    state = jax.eval_shape(
+        lambda chosen: start(chosen, optimizer, step=optimizer.first_step), split.chosen
+    )
     batch = shapes.batch(rows, inputs, targets, placement, microbatches=microbatches)
     config, sizes = split.model.config, split.sizes(batch.inputs.shape[0], inputs, targets)
     arguments = (

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from prompt_tuning.errors import ConfigError
 from prompt_tuning.training.schedules import Schedule, learning_rate
 
 
@@ -22,12 +23,14 @@ class Optimizer:
         about: which optimizer it is, in a few words.
         relative: whether the learning rate is a fraction of each matrix's own size; None if nobody
             knows.
+        first_step: the global step before which it computes nothing that makes sense.
     """
 
     transform: optax.GradientTransformation
     learning_rate: Schedule
     about: str = "an optimizer of your own"
     relative: bool | None = None
+    first_step: int = 0
 
     def init(self, params: nnx.State, *, step: int) -> Any:
         """Returns fresh slots whose counters stand at the global `step`.
@@ -36,7 +39,16 @@ class Optimizer:
         is part of the method: the second moment starts at 0 with a decay close to 1, so that the
         update clipping binds and every update has RMS `learning_rate` (Lester et al. tuned 0.3
         under exactly this).
+
+        Raises:
+            ConfigError: `step` is before `first_step`.
         """
+        if step < self.first_step:
+            raise ConfigError(
+                f"The optimizer's step_offset is {self.first_step:,}, but training starts at step "
+                f"{step:,}: its second moments would not be numbers. Set step_offset to the step "
+                "of the base at most; examples call it BASE_STEP."
+            )
         return jax.tree_util.tree_map_with_path(
             lambda path, leaf: jnp.full_like(leaf, step) if _is_counter(path) else leaf,
             self.transform.init(params),
@@ -71,7 +83,8 @@ def adafactor(
 
     Args:
         schedule: step -> learning rate; the constant 0.3 if not given.
-        step_offset: subtracted from the step in `beta`; the base's step makes it start afresh.
+        step_offset: subtracted from the step in `beta`; the base's step makes it start afresh, and
+            a later one is refused when slots are made.
         momentum: decay of a first moment; None keeps none.
     """
     schedule = schedule or learning_rate("constant", base_learning_rate=0.3)
@@ -94,6 +107,7 @@ def adafactor(
             + (f"weight decay {weight_decay_rate:g}" if weight_decay_rate else "no weight decay")
         ),
         relative=multiply_by_parameter_scale,
+        first_step=step_offset,
     )
 
 

@@ -8,6 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
+from prompt_tuning.errors import ConfigError
 from prompt_tuning.model import BaseParam
 from prompt_tuning.prompts import PromptParam
 from prompt_tuning.training.optimizer import adafactor, per_matrix
@@ -123,6 +124,13 @@ def test_a_step_offset_makes_the_decay_start_afresh(small):
     array, grads = small
     late = prompts_after(adafactor(step_offset=1_100_000), array, grads, step=1_100_000)
     np.testing.assert_array_equal(late, prompts_after(adafactor(), array, grads, step=0))
+
+
+def test_a_step_offset_after_the_first_step_is_refused(small):
+    array, _ = small
+    optimizer = adafactor(step_offset=21)
+    with pytest.raises(ConfigError, match=r"step_offset is 21, but training starts at step 20"):
+        optimizer.init(prompt(array), step=20)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1000.0])
