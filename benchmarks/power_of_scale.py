@@ -118,7 +118,7 @@ TASKS = {
 
 
 # By which the mini base was made, each from where the one before it ended.
-PHASES = tuple(f"examples/mini_base_{number}.gin" for number in (1, 2, 3, 4))
+PHASES = tuple(f"examples/mini_base_{number}.gin" for number in (1, 2, 3, 4, 5))
 
 
 def main() -> None:
