@@ -73,8 +73,11 @@ class Task:
         text: the column to read.
         label: the column of the classes.
         words: what to say for each class: a word that is one frequent piece, as small bases hardly
-            know the rare ones.
-        design: the text in which a base that nobody tuned finds the task.
+            know the rare ones. Those of TREC are of the kind that the untuned mini base goes on
+            with after such training questions.
+        inputs: what every method reads. It ends where the answer comes next, as the bases go on
+            with texts.
+        shots: what prompt design reads before it, one example of each class.
         split: the one to evaluate on.
     """
 
@@ -82,19 +85,21 @@ class Task:
     text: str
     label: str
     words: Mapping[str, str]
-    design: str
+    inputs: str
+    shots: str
     split: str
 
 
-# The bases have read books, so that a task is told them as a story: one example of each class.
+# The bases have read books, so that a task is told them as a story.
 TASKS = {
     "sst2": Task(
         title="SST-2, sentiment",
         text="sentence",
         label="label",
         words={"0": "bad", "1": "good"},
-        design="The story is dull and long . It is bad . "
-        "The music is sweet and full of life . It is good . {sentence} It is",
+        inputs='" {sentence} " It was a',
+        shots='" The story is dull and long . " It was a bad one . '
+        '" The music is sweet and full of life . " It was a good one . ',
         split="validation",
     ),
     "trec": Task(
@@ -102,16 +107,17 @@ TASKS = {
         text="question",
         label="type",
         words={
-            "ABBR": "letter",
+            "ABBR": "sign",
             "DESC": "reason",
-            "ENTY": "thing",
-            "HUM": "man",
-            "LOC": "place",
+            "ENTY": "nose",
+            "HUM": "father",
+            "LOC": "country",
             "NUM": "number",
         },
-        design="What does M. stand for ? A letter . Why do we sleep ? A reason . "
-        "What do horses eat ? A thing . Who wrote this book ? A man . "
-        "Where is the king ? A place . How many ships were lost ? A number . {question} A",
+        inputs="{question} A",
+        shots="What does M. stand for ? A sign . Why do we sleep ? A reason . "
+        "What do dogs smell with ? A nose . Who raised the boy ? A father . "
+        "Where does the king live ? A country . How many ships were lost ? A number . ",
         split="test",
     ),
 }
@@ -337,7 +343,7 @@ def ask(
             **data,
             # Nothing of the text may be cut off.
             "TASK_FEATURE_LENGTHS": None,
-            "file_task.FileTask.inputs": task.design,
+            "file_task.FileTask.inputs": task.shots + task.inputs,
         }
         run(folder, "eval", ["models/from_checkpoint.gin", "runs/eval.gin"], settings)
         return folder
@@ -363,7 +369,7 @@ def ask(
         "INITIAL_CHECKPOINT_PATH": base,
         **SIZES[size],
         **data,
-        "file_task.FileTask.inputs": f"{{{task.text}}}",
+        "file_task.FileTask.inputs": task.inputs,
         **prompt,
         "TRAIN_STEPS_RELATIVE": steps,
         # Once, at the end: no method chooses its best step by what it is judged on.
