@@ -124,7 +124,7 @@ TASKS = {
 
 
 # By which the mini base was made, each from where the one before it ended.
-PHASES = tuple(f"examples/mini_base_{number}.gin" for number in (1, 2, 3, 4, 5))
+PHASES = tuple(f"examples/mini_base_{number}.gin" for number in range(1, 6))
 
 
 def main() -> None:
