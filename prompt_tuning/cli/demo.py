@@ -28,7 +28,7 @@ NEXT = r"""prompt-tuning train --gin_file=examples/sst2_base.gin --gin.MODEL_DIR
   --tfds_data_dir=/data/tfds"""  # noqa: E501 - a path is not broken
 
 # Of one that answers: its accuracy by split, and how many numbers were `trained`.
-Figures = dict[str, float]
+Figures = dict[str, float | int]
 
 
 def parse(program: str, about: str, argv: Sequence[str]) -> argparse.Namespace:
