@@ -47,13 +47,17 @@ assert not found, found
 """
 
 
+def on_one_device():
+    """Returns the environment of whoever types the demo, which tests do not have."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+
+
 def run_demo(folder):
     """Runs the demo where a tiny base is shipped, in a process without what tests import."""
     flags = ["demo", "--output=out", f"--seed={SEED}", f"--tune_steps={STEPS}"]
     command = [sys.executable, "-c", DEMO, *flags]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=folder, env=environment
+        command, capture_output=True, text=True, check=False, cwd=folder, env=on_one_device()
     )
     assert done.returncode == 0, done.stderr
     return done
@@ -250,9 +254,7 @@ def test_a_prompt_starts_from_the_words_that_it_is_to_say(bound):
 @pytest.mark.parametrize("seed", [0, 3])
 def test_prompts_beat_the_majority_class_and_the_untuned_base_by_far(tmp_path, seed):
     command = [sys.executable, "-m", "prompt_tuning", "demo", f"--output={tmp_path}"]
-    # On one device, as for whoever types it.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
-    subprocess.run([*command, f"--seed={seed}"], check=True, env=environment)
+    subprocess.run([*command, f"--seed={seed}"], check=True, env=on_one_device())
     figures = json.loads((tmp_path / "accuracies.json").read_text("utf-8"))
     found = {title: one["validation"] for title, one in figures.items()}
     assert found["majority class"] == 20
