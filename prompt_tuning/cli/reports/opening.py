@@ -96,8 +96,8 @@ def of_training(
             of_steps(first_step, step, last_step, data, resumed=resumed),
             *of_devices(placed, config),
             of_optimizer(optimizer, first_step, last_step),
-            *of_evaluations(evaluations, eval_period, monitor),
-            of_saving(save_period, keep),
+            *of_evaluations(evaluations, when(eval_period, step, last_step), monitor),
+            of_saving(when(save_period, step, last_step), keep),
             *of_outputs(folder, seed),
             *([TIME] if step < last_step else []),
         ],
@@ -337,13 +337,19 @@ def of_optimizer(optimizer: Optimizer, first: int, last: int) -> Row:
     return "optimizer", f"{optimizer.about}; {rate}"
 
 
+def when(period: int, step: int, last: int) -> str:
+    """Says after which of the steps from `step` to `last` a `loop.Every` of that period acts."""
+    last_multiple = (last - 1) // period * period
+    return f"every {many(period, 'step')} and at the end" if last_multiple > step else "at the end"
+
+
 def of_evaluations(
-    evaluations: Sequence[Evaluation], period: int | None, monitor: Monitor | None
+    evaluations: Sequence[Evaluation], often: str | None, monitor: Monitor | None
 ) -> list[Row]:
-    """Says what is measured, when, and what follows from it."""
+    """Says what is measured, when (see `when`), and what follows from it."""
     if not evaluations:
         return [("evaluates", "nothing")]
-    said = [] if period is None else [f"every {many(period, 'step')} and at the end"]
+    said = [] if often is None else [often]
     rows: list[Row] = [("evaluates", [*said, *map(_evaluation, evaluations)])]
     if monitor is not None:
         stops = "" if monitor.patience is None else f"; stops after {monitor.patience} without gain"
@@ -365,10 +371,10 @@ def _evaluation(one: Evaluation) -> str:
     return f"{one.folder}/{name}{every}"
 
 
-def of_saving(period: int, keep: int | None) -> Row:
-    """Says how often the run is saved."""
+def of_saving(often: str, keep: int | None) -> Row:
+    """Says when the run is saved (see `when`) and what of it is kept."""
     kept = "all are kept" if keep is None else f"the last {'' if keep == 1 else f'{keep} '}kept"
-    return "saves", f"every {many(period, 'step')} and at the end; {kept}"
+    return "saves", f"{often}; {kept}"
 
 
 def of_outputs(folder: epath.Path, seed: int | None = None) -> list[Row]:

@@ -14,6 +14,7 @@ from prompt_tuning.cli.reports import opening
 from prompt_tuning.cli.train import WORTH_SAYING, _tell_pace
 from prompt_tuning.model import parameters
 from prompt_tuning.prompts import PromptParam
+from prompt_tuning.training.loop import Every
 from prompt_tuning.training.optimizer import adafactor
 from prompt_tuning.training.schedules import learning_rate
 from prompt_tuning.training.state import split_model
@@ -102,7 +103,7 @@ def test_a_run_says_what_it_will_do(said, world, tmp_path):
     assert found["numbers"] == "activations bfloat16, the base's parameters float32"
     assert found["optimizer"].endswith("weight decay 1e-05; learning rate 0.3")
     assert found["evaluates"].split("\n") == [
-        "every 1,000 steps and at the end",
+        "at the end",
         "films/validation: the loss of up to 20 batches, 13 examples",
         "films/validation: the task's metrics, 13 examples",
     ]
@@ -180,6 +181,22 @@ def test_the_highest_learning_rate_is_found_wherever_it_stands():
     peak = learning_rate("linear_decay", 0.3, warmup_steps=20, decay_factor=0.001)
     _, words = opening.of_optimizer(adafactor(peak), 0, 1000)
     assert words.endswith("at most 0.3")
+
+
+@pytest.mark.parametrize(
+    ("period", "said"),
+    [
+        (1, "every 1 step and at the end"),
+        (7, "every 7 steps and at the end"),
+        (20, "at the end"),
+        (22, "at the end"),
+        (1_000, "at the end"),
+    ],
+)
+def test_a_period_is_said_if_it_ends_before_the_run(period, said):
+    assert opening.when(period, 20, 22) == said
+    acts = [step for step in (21, 22) if Every(steps=period, action=print).due(step, 22)]
+    assert (acts == [22]) == (said == "at the end")
 
 
 def test_what_is_frozen_is_said_in_bytes():
