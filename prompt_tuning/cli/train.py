@@ -216,7 +216,7 @@ def train(
         folder=folder,
         seed=random_seed,
     )
-    warnings = []
+    warnings = [concerns.faded_learning_rate(optimizer, first_step, last_step)]
     if trainable == "prompt":
         warnings.append(horizon.unlikely_step(base, module.config))
         warnings.append(concerns.slow_learning_rate(optimizer, first_step, last_step))

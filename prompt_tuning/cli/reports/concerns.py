@@ -14,6 +14,9 @@ from prompt_tuning.training.optimizer import Optimizer
 # The method's learning rate (Lester et al., 2021), and below which a prompt hardly moves.
 USUAL_RATE = 0.3
 SLOW_RATE = 1e-2
+# Of the steps of a run, how many may pass at its end while the learning rate is below this share
+# of its highest. Half a cosine spends 2 % of its steps there.
+IDLE, FADED = 0.1, 1e-3
 # Drift in lengths of the prompt below which it has not learned anything.
 STILL = 1e-3
 # Of the examples of a task, how many may be cut before it is said.
@@ -40,11 +43,41 @@ def slow_learning_rate(optimizer: Optimizer, first: int, last: int) -> str | Non
     if highest >= 0.999 * SLOW_RATE:
         return None
     steps = last - first
+    earlier = rates(optimizer, 0, first).max()
+    fix = (
+        f"Before step {first:,}, where the base stands, the schedule reached {earlier:.2g}: it "
+        f"starts anew there with step_offset = {first} of schedules.learning_rate."
+        if earlier >= 0.999 * SLOW_RATE
+        else f"The method's default is {USUAL_RATE}: --gin.LEARNING_RATE={USUAL_RATE}."
+    )
     return (
         f"The learning rate is at most {highest:.2g}: without parameter scaling each number of the "
         f"prompt moves by no more than about {steps * highest:.2g} in all {steps:,} steps, and "
-        f"usually a prompt learns nothing so. The method's default is {USUAL_RATE}: "
-        f"--gin.LEARNING_RATE={USUAL_RATE}."
+        f"usually a prompt learns nothing so. {fix}"
+    )
+
+
+def faded_learning_rate(optimizer: Optimizer, first: int, last: int) -> str | None:
+    """Returns a warning if the learning rate has come to its end long before the run does.
+
+    A decay goes by its own settings, which do not follow a change of the run's length.
+
+    Args:
+        optimizer: of what is trained.
+        first: the step that the run starts from.
+        last: the one it ends at.
+    """
+    found = rates(optimizer, first, last)
+    at_work = np.flatnonzero(found > FADED * found.max())
+    steps = len(found)
+    idle = steps - 1 - int(at_work[-1])
+    if idle <= IDLE * steps:
+        return None
+    return (
+        f"From step {last - idle:,} on the learning rate is below {FADED:g} of its highest, so "
+        f"hardly anything changes in the last {idle:,} of {steps:,} steps. A decay does not follow "
+        "the number of steps: `linear_decay` comes to 0 at the end of a run with decay_factor = "
+        "1 / (steps - warmup_steps)."
     )
 
 

@@ -39,6 +39,41 @@ def test_nothing_is_said_of_a_rate_that_is_never_used():
     assert concerns.slow_learning_rate(rate(1e-3), 20, 20) is None
 
 
+def decaying(factors, *, step_offset, **settings):
+    settings |= {"warmup_steps": 20, "step_offset": step_offset}
+    return adafactor(learning_rate(f"{factors} * linear_warmup", 0.3, **settings))
+
+
+def test_a_schedule_that_ended_before_the_base_needs_an_offset():
+    early = decaying("linear_decay", step_offset=0, decay_factor=0.98 / 980)
+    said = concerns.slow_learning_rate(early, 13_500, 14_500)
+    assert said is not None and said.startswith("The learning rate is at most 1e-08")
+    assert "Before step 13,500, where the base stands, the schedule reached 0.3" in said
+    assert said.endswith("with step_offset = 13500 of schedules.learning_rate.")
+    mended = decaying("linear_decay", step_offset=13_500, decay_factor=0.98 / 980)
+    assert concerns.slow_learning_rate(mended, 13_500, 14_500) is None
+
+
+def test_a_run_longer_than_its_decay_is_known_at_once():
+    optimizer = decaying("linear_decay", step_offset=100, decay_factor=1 / 980)
+    assert concerns.faded_learning_rate(optimizer, 100, 600) is None
+    assert concerns.faded_learning_rate(optimizer, 100, 1_100) is None
+    said = concerns.faded_learning_rate(optimizer, 100, 2_100)
+    assert said is not None
+    assert said.startswith("From step 1,100 on the learning rate is below 0.001 of its highest")
+    assert "in the last 1,000 of 2,000 steps" in said
+
+
+def test_half_a_cosine_is_no_early_end():
+    optimizer = decaying("constant * cosine_decay", step_offset=100, steps_per_cycle=980)
+    assert concerns.faded_learning_rate(optimizer, 100, 1_100) is None
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 1_000])
+def test_a_constant_rate_does_not_fade(steps):
+    assert concerns.faded_learning_rate(rate(0.3), 20, 20 + steps) is None
+
+
 def test_a_prompt_that_does_not_move_is_known_at_once():
     assert concerns.still_prompt(START, START, 0) is None
     said = concerns.still_prompt(START, START, 1)
