@@ -1,11 +1,14 @@
 """Checks the type of plain values before anything is called with them.
 
 A number in quotes or a `None` too many would otherwise end in a traceback, and far from the line
-that it stands in. Only what is plain on both sides is looked at: numbers, texts, truth values,
-None, lists and dictionaries.
+that it stands in. Only plain values are looked at: numbers, texts, truth values, None, lists and
+dictionaries. An argument may ask for such a value, or for a strategy, which a plain value never is:
+a function, a dataclass or what a protocol describes.
 """
 
 import collections.abc
+import dataclasses
+import difflib
 import inspect
 import types
 import typing
@@ -75,12 +78,30 @@ def _faults(one: BindingStatement, macros: Mapping[str, BindingStatement]) -> It
     accepted = _accepted(_function(one.selector.rpartition(".")[2]), one.arg_name)
     if accepted is None or isinstance(value, Macro) or _fits(value, accepted):
         return
-    wanted = " or ".join(_WORDS[kind] for kind in accepted)
+    wanted = " or ".join(map(_word, accepted))
     name = binding_name(source)
     of = "" if source is one else f", of {binding_name(one)}"
     mended = _mended(value, accepted)
-    fix = f" Write {gin_flag(name, mended)}." if mended else ""
+    fix = f" Write {gin_flag(name, mended)}." if mended else _references(value, accepted)
     yield f"{place(source)}: {name} is {_said(value)}, expected {wanted}{of}.{fix}"
+
+
+def _word(kind: Any) -> str:
+    if kind is collections.abc.Callable:
+        return "a function (@module.name)"
+    return _WORDS.get(kind) or f"{kind.__name__} (@module.name())"
+
+
+def _references(value: Any, accepted: list[type]) -> str:
+    """Returns what was probably meant by a name in the place of a strategy."""
+    if not isinstance(value, str) or not _strategies(accepted):
+        return ""
+    known = {
+        name.rpartition(".")[2].casefold(): ".".join(name.split(".")[-2:])
+        for name in gin_config._REGISTRY._selector_map
+    }
+    close = difflib.get_close_matches(value.casefold(), known, n=1)
+    return f" Did you mean @{known[close[0]]}()?" if close else ""
 
 
 def _function(selector: str) -> Any:
@@ -93,7 +114,7 @@ def _function(selector: str) -> Any:
 
 
 def _accepted(function: Any, argument: str) -> list[type] | None:
-    """Returns the plain types that an argument may have; None if it may have others too.
+    """Returns the types that an argument may have; None if plain values may be others, too.
 
     Those that a function returns are the types of its argument `return`.
     """
@@ -109,18 +130,33 @@ def _accepted(function: Any, argument: str) -> list[type] | None:
     for member in typing.get_args(hint) if union else (hint,):
         origin = typing.get_origin(member) or member
         kind = _CONTAINERS.get(origin, origin)
-        if kind not in _WORDS:
+        if kind not in _WORDS and not _is_strategy(kind):
             return None
         kinds.append(kind)
     return kinds
 
 
+def _is_strategy(kind: Any) -> bool:
+    """Tells whether instances of a type are never plain values."""
+    return kind is collections.abc.Callable or (
+        inspect.isclass(kind)
+        and (dataclasses.is_dataclass(kind) or getattr(kind, "_is_runtime_protocol", False))
+    )
+
+
+def _strategies(accepted: list[type]) -> list[type]:
+    return [kind for kind in accepted if kind not in _WORDS]
+
+
 def _fits(value: Any, accepted: list[type]) -> bool:
+    strategies = _strategies(accepted)
     if isinstance(value, Reference):
-        return value.evaluate and _returns(value, accepted)
+        return bool(strategies) or (value.evaluate and _returns(value, accepted))
+    if any(isinstance(value, kind) for kind in strategies):
+        return True  # a protocol of what plain values have, too
     if isinstance(value, bool):
         return bool in accepted
-    return any(isinstance(value, _TAKES[kind]) for kind in accepted)
+    return any(isinstance(value, _TAKES[kind]) for kind in accepted if kind in _TAKES)
 
 
 def _returns(reference: Reference, accepted: list[type]) -> bool:
@@ -129,7 +165,9 @@ def _returns(reference: Reference, accepted: list[type]) -> bool:
     # A class returns itself, whatever its constructor does.
     kinds = None if inspect.isclass(function) else _accepted(function, "return")
     takes = {one for kind in accepted for one in _as_types(_TAKES[kind])}
-    return kinds is None or any(takes & set(_as_types(_TAKES[kind])) for kind in kinds)
+    return kinds is None or any(
+        takes & set(_as_types(_TAKES[kind])) for kind in kinds if kind in _TAKES
+    )
 
 
 def _as_types(kinds: Any) -> tuple[type, ...]:
@@ -145,6 +183,8 @@ def _said(value: Any) -> str:
 
 def _mended(value: Any, accepted: list[type]) -> str | None:
     """Returns what was probably meant: `'32'` is 32 in quotes."""
+    if _strategies(accepted):
+        return None
     if isinstance(value, Reference):
         called = Reference(value.selector, evaluate=True)
         return shown(called) if not value.evaluate and _fits(called, accepted) else None

@@ -30,7 +30,6 @@ RIGHT = [
     "things=[]",
     "things=[@toy.hidden]",
     "function=3",
-    "function='whatever'",
     "anything='x'",
     "untyped='x'",
     "untyped=@toy.a_name",
@@ -39,6 +38,13 @@ RIGHT = [
     "share=@toy.a_count()",
     "either=@toy.a_name()",
     "function=@toy.a_count",
+    "way=None",
+    "way=@toy.Straight()",
+    "way=@toy.Straight",
+    "way=@toy.unsaid()",
+    "straight=@toy.Straight()",
+    "countable='x'",
+    "countable=['x']",
     "anything=@toy.a_count",
 ]
 WRONG = [
@@ -53,6 +59,11 @@ WRONG = [
     ("maybe='3'", "an integer or None", "--gin.typed.maybe=3"),
     ("either=3", "text or a list", "--gin.typed.either=\"'3'\""),
     ("lengths=['a']", "a dictionary or None", None),
+    ("function='a_count'", "a function (@module.name) or an integer or None", None),
+    ("way=3", "Way (@module.name()) or None", None),
+    ("way='zigzag'", "Way (@module.name()) or None", None),
+    ("straight=None", "Straight (@module.name())", None),
+    ("countable=3", "Countable (@module.name())", None),
     ("things='good'", "a list", "--gin.typed.things=\"['good']\""),
 ]
 
@@ -75,6 +86,15 @@ def test_a_value_of_a_wrong_type_is_named_with_what_was_expected(folder, binding
         parse(f"typed.{binding}")
     message = f"--gin.typed.{name}: typed.{name} is {value}, expected {wanted}."
     assert str(error.value) == message + (f" Write {fix}." if fix else "")
+
+
+def test_the_name_of_a_strategy_is_no_strategy(folder):
+    with pytest.raises(ConfigError) as error:
+        parse("typed.straight=@toy.Straight()", "typed.way='straight'")
+    assert str(error.value) == (
+        "--gin.typed.way: typed.way is 'straight', expected Way (@module.name()) or None. "
+        "Did you mean @toy.Straight()?"
+    )
 
 
 CALLS = {

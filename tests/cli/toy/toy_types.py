@@ -1,10 +1,33 @@
 """A function whose arguments have the types that configurations give values to."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from toy_methods import Prompt
+
+
+@runtime_checkable
+class Way(Protocol):
+    """A strategy, of which `Straight` is one."""
+
+    def go(self) -> int: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Straight:
+    steps: int = 1
+
+    def go(self) -> int:
+        return self.steps
+
+
+@runtime_checkable
+class Countable(Protocol):
+    """What plain values have, too."""
+
+    def count(self, value: Any, /) -> int: ...
 
 
 def typed(
@@ -18,6 +41,9 @@ def typed(
     lengths: Mapping[str, int] | None = None,
     things: Sequence[Any] = (),
     function: Callable[[], int] | int | None = None,
+    way: Way | None = None,
+    straight: Straight = Straight(),
+    countable: Countable = "aa",
     anything: Any = None,
     untyped=None,
 ) -> dict[str, Any]:
